@@ -1,0 +1,174 @@
+/* api.h: all that Python may call.
+ * The one declaration of it: C includes this file, and build_ffi.py hands it to cffi without the lines that start
+ * with '#'. So it keeps to what a cdef understands: enums, structs and prototypes; constants are enumerators.
+ * Functions that can fail return 0 or a count, or -errno. In a process that has forked since a server was opened,
+ * every function that takes this server returns -ECHILD and touches nothing. */
+#ifndef KQN_API_H
+#define KQN_API_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum kqn_limit {
+    KQN_DESCRIPTOR_RESERVE = 32, /* descriptors of a process that no connection may take */
+    KQN_ERRNO_KINDS = 16,        /* different errnos of accept() that are counted apart; the rest share the last */
+    KQN_RECORD_TEXT_MAX = 200,   /* bytes of a message that a journal record shows */
+    KQN_JOURNAL_RECORDS = 256,   /* records that a loop's journal holds */
+    KQN_PEER_TEXT_MAX = 64,      /* bytes of an address as text, with its final 0 */
+    KQN_ANSWER_MAX = 1073741824, /* bytes that one answer may have */
+};
+
+enum kqn_poller_kind { /* how kevent() is made; AUTO is the system's best */
+    KQN_POLLER_AUTO,
+    KQN_POLLER_KQUEUE,
+    KQN_POLLER_EPOLL,
+    KQN_POLLER_POLL,
+    KQN_POLLER_SELECT,
+};
+
+enum kqn_framing_kind { /* where a message ends */
+    KQN_FRAMING_STREAM, /* with the read that returned it */
+    KQN_FRAMING_LINE,   /* at its LF or CRLF */
+    KQN_FRAMING_U32,    /* after as many bytes as the 4 before it say, most significant first */
+};
+
+enum kqn_reason {               /* why a connection ended; the order is that of conventions and of Stats.closed */
+    KQN_REASON_EOF,             /* the peer had sent everything and was owed nothing */
+    KQN_REASON_RESET,           /* the peer, or the network, broke the connection */
+    KQN_REASON_IDLE,            /* no progress in either direction for the idle timeout */
+    KQN_REASON_MESSAGE_TIMEOUT, /* a message begun was not finished in time */
+    KQN_REASON_WRITE_TIMEOUT,   /* the peer took no byte of what it is owed in time */
+    KQN_REASON_TOO_LONG,        /* a message longer than allowed */
+    KQN_REASON_HOOK,            /* the hook raised, or returned a wrong type */
+    KQN_REASON_DENIED,          /* the peer's address is not allowed */
+    KQN_REASON_BUFFERED,        /* it held the most memory when there was too little */
+    KQN_REASON_STOPPED,         /* the server stopped, and the peer was owed nothing */
+    KQN_REASON_CUT,             /* the grace of a stop ended while the peer was owed answers */
+    KQN_REASON_ERROR,           /* memory, a descriptor or the poller failed for it */
+    KQN_REASON_COUNT,
+};
+
+enum kqn_step { /* where kqn_server_open() failed */
+    KQN_STEP_MEMORY,
+    KQN_STEP_TEMPLATE,
+    KQN_STEP_ADDRESS,
+    KQN_STEP_SOCKET,
+    KQN_STEP_BIND,
+    KQN_STEP_LISTEN,
+    KQN_STEP_POLLER,
+};
+
+struct kqn_settings {     /* what one server does; copied by kqn_server_open() */
+    const char *host;     /* a numeric address; not used with uds_path */
+    const char *uds_path; /* NULL: TCP */
+    const char *reply;    /* a template; NULL: a hook answers */
+    size_t reply_len;
+    size_t read_size;        /* bytes that one read may return */
+    size_t max_message;      /* bytes that a line or u32 message may have */
+    int64_t idle_timeout_ns; /* 0: never */
+    enum kqn_poller_kind poller;
+    enum kqn_framing_kind framing;
+    int port; /* 0: the kernel chooses */
+    int backlog;
+    int batch; /* events that one wait may take out */
+    int loops;
+    int max_connections;
+    int log_rate; /* client lines that a loop may write into its journal in a second; 0: none, and none is missed */
+};
+
+struct kqn_errno_count {
+    int error; /* 0: every errno that found no place of its own */
+    uint64_t count;
+};
+
+struct kqn_stats {       /* one loop's counters, copied between two turns, so that their sums balance */
+    uint64_t accepted;   /* by loop 0 alone: accepted = open + handed_over + the sum of closed, over all loops */
+    int64_t handed_over; /* put into other loops' inboxes less taken out of its own */
+    uint64_t open;
+    uint64_t closed[KQN_REASON_COUNT];
+    uint64_t messages;   /* messages = answered + declined + failed + unanswered + pending */
+    uint64_t answered;   /* the buffer that held the answer was written whole */
+    uint64_t declined;   /* the hook returned None */
+    uint64_t failed;     /* the hook raised, or returned a wrong type */
+    uint64_t unanswered; /* the connection ended first */
+    uint64_t pending;    /* read, and neither of these yet */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t bytes_discarded; /* read only to be thrown away, while a connection ended */
+    uint64_t log_dropped;     /* records that found the journal full */
+    uint64_t accept_pauses;   /* times that accepting paused, at a limit */
+    uint64_t stale_events;    /* events of connections that had ended */
+    uint64_t turns;
+    uint64_t events;
+    struct kqn_errno_count accept_errors[KQN_ERRNO_KINDS];
+};
+
+enum kqn_record_kind {
+    KQN_RECORD_CONNECTED,
+    KQN_RECORD_RECEIVED,
+    KQN_RECORD_DISCONNECTED,
+    KQN_RECORD_LEFT_OUT,     /* left_out: the client lines of each kind that log_rate kept out in about a second */
+    KQN_RECORD_ACCEPT_ERROR, /* error, and count of it since the last such record */
+    KQN_RECORD_LOOP_ERROR,   /* error: the poller failed, and the loop ended */
+};
+
+struct kqn_record {   /* one entry of a loop's journal: what a log line is made of */
+    uint64_t time_ms; /* since 1970, UTC */
+    uint64_t bytes;   /* RECEIVED: of the whole message */
+    uint64_t count;
+    uint64_t left_out[3]; /* by record kind: connected, received, disconnected */
+    enum kqn_record_kind kind;
+    enum kqn_reason reason; /* DISCONNECTED */
+    int fd;
+    int error;
+    uint32_t text_len;
+    char peer[KQN_PEER_TEXT_MAX];
+    uint8_t text[KQN_RECORD_TEXT_MAX]; /* RECEIVED: the message's first bytes */
+};
+
+struct kqn_server; /* a listener and its loops; opened, run and closed by the caller's threads */
+
+/* Whether this system has it. AUTO is always there where anything is. */
+bool kqn_poller_available(enum kqn_poller_kind kind);
+
+/* The kind that AUTO stands for here. */
+enum kqn_poller_kind kqn_poller_default(void);
+
+/* Descriptors that a select() set can hold (FD_SETSIZE). */
+int kqn_select_limit(void);
+
+/* Raises the soft limit of descriptors towards wanted (0: as far as it goes) and never lowers it; returns the limit
+ * in force. */
+int64_t kqn_descriptors_raise(int64_t wanted);
+
+/* 0, or -EINVAL with the index of the offending byte in *error_at, or -ENOMEM. */
+int kqn_template_check(const char *text, size_t len, size_t *error_at);
+
+/* Binds, listens and opens every loop. On failure *failed_step says where, and nothing is left behind.
+ * -EADDRINUSE for a unix socket that somebody serves, -ENOTSOCK where its path holds something else. */
+int kqn_server_open(struct kqn_server **out, const struct kqn_settings *settings, enum kqn_step *failed_step);
+
+/* The bound address as text, and its port (unix: "", 0). */
+int kqn_server_address(const struct kqn_server *server, char host[KQN_PEER_TEXT_MAX], int *port);
+
+/* Runs one loop in the calling thread until the server has stopped and the loop's last connection has ended.
+ * Each loop is run once, all of them at the same time, loop 0 among them. -errno: the loop failed. */
+int kqn_server_run(struct kqn_server *server, int loop_index);
+
+/* Asks for the stop, from any thread: what is complete is answered, and after grace_ns what is still owed is cut.
+ * The first call decides. */
+int kqn_server_stop(struct kqn_server *server, int64_t grace_ns);
+
+/* Copies one loop's counters at the end of its turn; after wait_ns (a loop busy in its hook) those copied last. */
+int kqn_server_stats(struct kqn_server *server, int loop_index, struct kqn_stats *out, int64_t wait_ns);
+
+/* Takes up to max records out of a loop's journal. One thread at a time. */
+int kqn_server_read_journal(struct kqn_server *server, int loop_index, struct kqn_record *records, int max);
+
+/* Frees everything. Only when no loop runs; NULL is allowed, and in a forked child nothing happens. */
+void kqn_server_close(struct kqn_server *server);
+
+/* Adds to the extension module (its address, as id() gives it) the functions that take Python objects:
+ * run_loop(server_address, loop_index, reply, reply_batch, on_error) -> int, as kqn_server_run(), with a hook. */
+int kqn_hook_install(uintptr_t module);
+#endif

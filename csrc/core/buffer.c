@@ -1,0 +1,107 @@
+#include "core/buffer.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/sys.h"
+
+static const size_t max_block_bytes = (size_t)1 << 31; /* capacity is a uint32_t */
+
+static size_t block_bytes(size_t min_capacity)
+{
+    size_t bytes = KQN_POOL_SMALLEST_BYTES;
+    while (bytes < min_capacity + sizeof(struct kqn_buffer))
+        bytes *= bytes < KQN_POOL_LARGEST_BYTES ? 4 : 2;
+    return bytes;
+}
+
+/* Which list blocks of this size are kept in; KQN_POOL_SIZES: none. */
+static unsigned size_index(size_t bytes)
+{
+    unsigned index = 0;
+    for (size_t size = KQN_POOL_SMALLEST_BYTES; size < bytes && index < KQN_POOL_SIZES; size *= 4)
+        index++;
+    return index;
+}
+
+void kqn_pool_reset(struct kqn_pool *pool)
+{
+    for (unsigned i = 0; i < KQN_POOL_SIZES; i++) {
+        while (pool->kept[i]) {
+            struct kqn_buffer *buffer = pool->kept[i];
+            pool->kept[i] = buffer->next;
+            kqn_sys_free(buffer);
+        }
+    }
+    pool->kept_bytes = 0;
+}
+
+struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity)
+{
+    if (min_capacity > max_block_bytes - sizeof(struct kqn_buffer))
+        return NULL;
+    size_t bytes = block_bytes(min_capacity);
+    unsigned index = size_index(bytes);
+    struct kqn_buffer *buffer = index < KQN_POOL_SIZES ? pool->kept[index] : NULL;
+    if (buffer) {
+        pool->kept[index] = buffer->next;
+        pool->kept_bytes -= bytes;
+    } else {
+        buffer = kqn_sys_alloc(bytes);
+        if (!buffer)
+            return NULL;
+    }
+    *buffer = (struct kqn_buffer){.capacity = (uint32_t)(bytes - sizeof(*buffer))};
+    return buffer;
+}
+
+void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer)
+{
+    if (!buffer)
+        return;
+    size_t bytes = buffer->capacity + sizeof(*buffer);
+    unsigned index = size_index(bytes);
+    if (index == KQN_POOL_SIZES || pool->kept_bytes + bytes > KQN_POOL_KEPT_BYTES) {
+        kqn_sys_free(buffer);
+        return;
+    }
+    buffer->next = pool->kept[index];
+    pool->kept[index] = buffer;
+    pool->kept_bytes += bytes;
+}
+
+int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **slot, size_t extra)
+{
+    struct kqn_buffer *old = *slot;
+    size_t len = kqn_buffer_len(old);
+    if (old && old->capacity - old->end >= extra)
+        return 0;
+    /* Moving the bytes to the front pays when at least half of the block has been consumed. */
+    if (old && old->capacity - len >= extra && old->begin >= len) {
+        memmove(old->bytes, old->bytes + old->begin, len);
+        old->begin = 0;
+        old->end = (uint32_t)len;
+        return 0;
+    }
+    struct kqn_buffer *larger = extra > max_block_bytes ? NULL : kqn_pool_take(pool, len + extra);
+    if (!larger)
+        return -ENOMEM;
+    if (old) {
+        memcpy(larger->bytes, old->bytes + old->begin, len);
+        larger->end = (uint32_t)len;
+        larger->mark = old->mark;
+        kqn_pool_give(pool, old);
+    }
+    *slot = larger;
+    return 0;
+}
+
+int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
+{
+    int rc = kqn_pool_reserve(pool, buffer, len);
+    if (rc == 0) {
+        memcpy((*buffer)->bytes + (*buffer)->end, bytes, len);
+        (*buffer)->end += (uint32_t)len;
+    }
+    return rc;
+}

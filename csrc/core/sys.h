@@ -1,0 +1,48 @@
+/* sys.h: every system call but the poller's, the clocks and the allocator.
+ * The seam for tests: a test build links a scripted sys.c in place of the real one. Functions return what the call
+ * returns, with -errno for its failures. Sockets are always non-blocking and close-on-exec. */
+#ifndef KQN_SYS_H
+#define KQN_SYS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+union kqn_address {
+    struct sockaddr any;
+    struct sockaddr_storage storage;
+};
+
+int64_t kqn_sys_monotonic_ns(void);
+uint64_t kqn_sys_wall_ms(void); /* since 1970, UTC */
+void kqn_sys_sleep_ns(int64_t duration_ns);
+
+void *kqn_sys_alloc(size_t size); /* NULL: no memory */
+void *kqn_sys_realloc(void *memory, size_t size);
+void kqn_sys_free(void *memory);
+
+int kqn_sys_socket(int family);
+int kqn_sys_listener_options(int fd, int family);
+int kqn_sys_bind(int fd, const union kqn_address *address, socklen_t len);
+int kqn_sys_listen(int fd, int backlog);
+int kqn_sys_connect(int fd, const union kqn_address *address, socklen_t len);
+int kqn_sys_local_address(int fd, union kqn_address *out);
+int kqn_sys_accept(int fd, union kqn_address *peer);
+ssize_t kqn_sys_read(int fd, void *bytes, size_t len);
+ssize_t kqn_sys_write(int fd, const void *bytes, size_t len); /* never raises SIGPIPE */
+int kqn_sys_shutdown_write(int fd);
+int kqn_sys_close(int fd);
+
+/* The file of a unix socket: what stands at path, and its removal. */
+struct kqn_file_id {
+    uint64_t device;
+    uint64_t inode;
+    bool is_socket;
+};
+int kqn_sys_file_id(const char *path, struct kqn_file_id *out);
+int kqn_sys_unlink(const char *path);
+
+/* Raises the soft limit of descriptors towards wanted (0: all that there is), and returns the limit in force. */
+int64_t kqn_sys_raise_descriptor_limit(int64_t wanted);
+#endif

@@ -1,0 +1,78 @@
+#include "server/batch.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "api.h"
+#include "core/sys.h"
+
+int kqn_batch_open(struct kqn_batch *batch, struct kqn_pool *pool)
+{
+    *batch = (struct kqn_batch){.pool = pool};
+    batch->entries = kqn_sys_alloc(KQN_BATCH_MESSAGES * sizeof(*batch->entries));
+    batch->messages = kqn_pool_take(pool, KQN_BATCH_BYTES);
+    if (batch->entries && batch->messages)
+        return 0;
+    kqn_batch_close(batch);
+    return -ENOMEM;
+}
+
+void kqn_batch_close(struct kqn_batch *batch)
+{
+    kqn_sys_free(batch->entries);
+    if (batch->messages)
+        kqn_pool_give(batch->pool, batch->messages);
+    *batch = (struct kqn_batch){0};
+}
+
+bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len)
+{
+    return batch->count < KQN_BATCH_MESSAGES &&
+           (batch->count == 0 || message_len <= batch->messages->capacity - batch->messages->end);
+}
+
+int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame)
+{
+    struct kqn_batch_entry *entry = &batch->entries[batch->count];
+    uint32_t at = batch->messages->end;
+    int rc = kqn_pool_append(batch->pool, &batch->messages, frame->message, frame->message_len);
+    if (rc < 0)
+        return rc;
+    *entry = (struct kqn_batch_entry){.conn = conn, .message_at = at, .message_len = (uint32_t)frame->message_len};
+    entry->ending_len = (uint8_t)frame->ending_len;
+    batch->count++;
+    return 0;
+}
+
+int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len)
+{
+    struct kqn_batch_entry *entry = &batch->entries[index];
+    size_t at = batch->answers ? batch->answers->end : 0;
+    int rc = len <= KQN_ANSWER_MAX ? kqn_pool_append(batch->pool, &batch->answers, bytes, len) : -ENOMEM;
+    if (rc < 0)
+        return rc;
+    entry->answer_at = at;
+    entry->answer_len = len;
+    entry->verdict = KQN_VERDICT_ANSWERED;
+    return 0;
+}
+
+void kqn_batch_set_failed(struct kqn_batch *batch, int index)
+{
+    batch->entries[index].verdict = KQN_VERDICT_FAILED;
+}
+
+void kqn_batch_clear(struct kqn_batch *batch)
+{
+    batch->count = 0;
+    kqn_pool_give(batch->pool, batch->answers);
+    batch->answers = NULL;
+    batch->messages->end = 0;
+    if (batch->messages->capacity <= KQN_BATCH_BYTES)
+        return;
+    struct kqn_buffer *usual = kqn_pool_take(batch->pool, KQN_BATCH_BYTES);
+    if (!usual)
+        return; /* without memory the large one does as well */
+    kqn_pool_give(batch->pool, batch->messages);
+    batch->messages = usual;
+}

@@ -1,0 +1,70 @@
+/* batch.h: messages of one turn, to be answered together by a hook.
+ * The messages lie one behind the other in an arena of the loop, and so do the answers. The answerer (hook.c, or a
+ * test) sets every entry's verdict; entries stand in the order in which the messages came. */
+#ifndef KQN_BATCH_H
+#define KQN_BATCH_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/buffer.h"
+#include "core/framing.h"
+
+enum {
+    KQN_BATCH_MESSAGES = 1024,
+    KQN_BATCH_BYTES = 1024 * 1024 - sizeof(struct kqn_buffer), /* of messages, unless one alone is longer */
+};
+
+enum kqn_verdict {
+    KQN_VERDICT_UNANSWERED, /* as it comes, and as it stays when the connection failed with an earlier message */
+    KQN_VERDICT_ANSWERED,
+    KQN_VERDICT_DECLINED,
+    KQN_VERDICT_FAILED,
+};
+
+struct kqn_conn;
+
+struct kqn_batch_entry {
+    struct kqn_conn *conn; /* stays until the turn ends, though it may have ended */
+    uint32_t message_at;   /* in messages */
+    uint32_t message_len;
+    size_t answer_at; /* in answers */
+    size_t answer_len;
+    enum kqn_verdict verdict;
+    uint8_t ending_len; /* of the line's ending, to be put behind the answer */
+};
+
+struct kqn_batch;
+typedef void kqn_answerer(void *context, struct kqn_batch *batch);
+
+struct kqn_batch {
+    struct kqn_batch_entry *entries; /* NULL: there is no hook */
+    int count;
+    struct kqn_buffer *messages;
+    struct kqn_buffer *answers; /* NULL until there is one */
+    struct kqn_pool *pool;      /* the loop's */
+    kqn_answerer *answer;
+    void *context;
+};
+
+int kqn_batch_open(struct kqn_batch *batch, struct kqn_pool *pool);
+void kqn_batch_close(struct kqn_batch *batch);
+
+bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len);
+
+/* 0 or -ENOMEM. Room for the entry there must be; a message longer than the arena makes it grow. */
+int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame);
+
+/* For the answerer: gives entry `index` its answer. 0 or -ENOMEM. */
+int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len);
+
+/* For the answerer: the message failed, and its connection ends: the later ones of it stay unanswered. */
+void kqn_batch_set_failed(struct kqn_batch *batch, int index);
+
+/* Empties it, and lets go of arenas that had to grow. */
+void kqn_batch_clear(struct kqn_batch *batch);
+
+static inline const uint8_t *kqn_batch_message(const struct kqn_batch *batch, int index)
+{
+    return batch->messages->bytes + batch->entries[index].message_at;
+}
+#endif

@@ -1,0 +1,261 @@
+#include "server/connection.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/sys.h"
+#include "server/output.h"
+#include "server/reply.h"
+#include "server/server.h"
+
+enum {
+    DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
+    LINGER_MS = 1000,
+};
+
+void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason)
+{
+    if (conn->state == KQN_CONN_ENDED)
+        return;
+    if (conn->state == KQN_CONN_LINGERING)
+        worker->lingering--;
+    if (conn->out)
+        worker->stats.unanswered += conn->out->mark;
+    kqn_pool_give(&worker->loop.pool, conn->in);
+    kqn_pool_give(&worker->loop.pool, conn->out);
+    conn->in = conn->out = NULL;
+    conn->state = KQN_CONN_ENDED;
+    conn->reason = (uint8_t)reason;
+    kqn_loop_end(&worker->loop, &conn->watch);
+}
+
+void kqn_conn_finish(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason)
+{
+    if (conn->state >= KQN_CONN_FINISHING)
+        return;
+    kqn_pool_give(&worker->loop.pool, conn->in);
+    conn->in = NULL;
+    conn->state = KQN_CONN_FINISHING;
+    conn->reason = (uint8_t)reason;
+}
+
+static void linger(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    kqn_pool_give(&worker->loop.pool, conn->in);
+    conn->in = NULL;
+    conn->state = KQN_CONN_LINGERING;
+    conn->progress_ms = worker->now_ms;
+    worker->lingering++;
+    if (kqn_sys_shutdown_write(conn->watch.fd) < 0)
+        kqn_conn_end(worker, conn, conn->reason);
+}
+
+static void journal_received(struct kqn_worker *worker, const struct kqn_conn *conn, const struct kqn_frame *frame)
+{
+    if (!kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
+        return;
+    struct kqn_record *record = kqn_journal_begin(&worker->journal, KQN_RECORD_RECEIVED);
+    if (!record)
+        return;
+    size_t shown = frame->message_len < KQN_RECORD_TEXT_MAX ? frame->message_len : KQN_RECORD_TEXT_MAX;
+    record->fd = conn->watch.fd;
+    record->bytes = frame->message_len;
+    record->text_len = (uint32_t)shown;
+    memcpy(record->text, frame->message, shown);
+    kqn_peer_text(&conn->peer, record->peer);
+    kqn_journal_commit(&worker->journal);
+}
+
+/* Answers the complete messages among these bytes, as far as the peer takes the answers; returns how many bytes that
+ * used up. */
+static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
+                              bool at_end, size_t *scanned)
+{
+    size_t at = 0;
+    worker->answering = conn;
+    while (kqn_conn_takes_messages(conn) && !worker->orphaned) {
+        struct kqn_frame frame;
+        int rc = kqn_framing_next(&worker->server->framing, bytes + at, len - at, at_end, scanned, &frame);
+        if (rc < 0)
+            kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
+        if (rc <= 0)
+            break;
+        at += frame.consumed;
+        worker->stats.messages++;
+        journal_received(worker, conn, &frame);
+        kqn_reply_message(worker, conn, &frame);
+    }
+    kqn_output_flush(worker, conn);
+    worker->answering = NULL;
+    return at;
+}
+
+/* Goes on with the input that the connection holds. It is taken out of its hands meanwhile: whatever ends the
+ * connection can't free it under the framing. */
+static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool at_end)
+{
+    struct kqn_buffer *held = conn->in;
+    if (!held)
+        return;
+    conn->in = NULL;
+    size_t scanned = held->mark;
+    held->begin +=
+        (uint32_t)answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
+    held->mark = (uint32_t)scanned;
+    if (held->begin < held->end && conn->state <= KQN_CONN_DRAINING)
+        conn->in = held;
+    else
+        kqn_pool_give(&worker->loop.pool, held);
+}
+
+/* Answers what has just been read behind `held` bytes of an unfinished message, and keeps the rest. */
+static void answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t held, size_t len)
+{
+    uint8_t *bytes = worker->input - held;
+    size_t scanned = 0;
+    if (conn->in) {
+        memcpy(bytes, conn->in->bytes + conn->in->begin, held);
+        scanned = conn->in->mark;
+        kqn_pool_give(&worker->loop.pool, conn->in);
+        conn->in = NULL;
+    }
+    len += held;
+    size_t used = answer_messages(worker, conn, bytes, len, false, &scanned);
+    if (used == len || conn->state > KQN_CONN_DRAINING)
+        return;
+    if (kqn_pool_append(&worker->loop.pool, &conn->in, bytes + used, len - used) < 0)
+        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
+    else
+        conn->in->mark = (uint32_t)scanned;
+}
+
+/* The peer has sent everything: an unfinished line is a message now. */
+static void on_end_of_input(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    conn->state = KQN_CONN_HALF_CLOSED;
+    answer_held(worker, conn, true);
+}
+
+/* Reads once and answers; false: nothing more is to be had for now. socket_error is what the event said of it: on
+ * some systems read() says only "the end" of a connection that broke. */
+static bool read_and_answer(struct kqn_worker *worker, struct kqn_conn *conn, int socket_error)
+{
+    struct kqn_pool *pool = &worker->loop.pool;
+    size_t held = kqn_buffer_len(conn->in);
+    bool in_place = held > KQN_COPIED_PARTIAL_MAX;
+    if (in_place && conn->in->end == conn->in->capacity && kqn_pool_reserve(pool, &conn->in, held) < 0) {
+        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
+        return false;
+    }
+    size_t room = in_place ? conn->in->capacity - conn->in->end : worker->server->read_size;
+    if (room > worker->server->read_size)
+        room = worker->server->read_size;
+    uint8_t *to = in_place ? conn->in->bytes + conn->in->end : worker->input;
+    ssize_t n = kqn_sys_read(conn->watch.fd, to, room);
+    if (n == -EAGAIN || n == -EINTR)
+        return false;
+    if (n < 0 || (n == 0 && socket_error)) {
+        kqn_conn_end(worker, conn, KQN_REASON_RESET);
+        return false;
+    }
+    if (n == 0) {
+        on_end_of_input(worker, conn);
+        return false;
+    }
+    worker->stats.bytes_in += (uint64_t)n;
+    conn->progress_ms = worker->now_ms;
+    if (in_place) {
+        conn->in->end += (uint32_t)n;
+        answer_held(worker, conn, false);
+    } else {
+        answer_read(worker, conn, held, (size_t)n);
+    }
+    return true;
+}
+
+static void throw_input_away(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    ssize_t n = kqn_sys_read(conn->watch.fd, worker->input, worker->server->read_size);
+    if (n > 0) {
+        worker->stats.bytes_in += (uint64_t)n;
+        worker->stats.bytes_discarded += (uint64_t)n;
+    } else if (n != -EAGAIN && n != -EINTR) {
+        kqn_conn_end(worker, conn, conn->reason);
+    }
+}
+
+void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    if (worker->orphaned || conn == worker->answering)
+        return;
+    bool owes = conn->out || conn->in_batch;
+    if (conn->state == KQN_CONN_HALF_CLOSED && !owes)
+        kqn_conn_end(worker, conn, KQN_REASON_EOF);
+    else if ((conn->state == KQN_CONN_DRAINING || conn->state == KQN_CONN_FINISHING) && !owes)
+        linger(worker, conn);
+    if (conn->state == KQN_CONN_ENDED)
+        return;
+
+    unsigned wanted = KQN_WANT_READ_KEPT;
+    if (conn->state == KQN_CONN_HALF_CLOSED)
+        wanted = KQN_WANT_NOTHING; /* at its end READ fires for ever */
+    else if (conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out))
+        wanted = KQN_WANT_READ;
+    kqn_loop_want(&worker->loop, &conn->watch, conn->out ? wanted | KQN_WANT_WRITE : wanted);
+}
+
+void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    uint64_t limit = worker->stats.bytes_in + DRAIN_READ_MAX;
+    while (conn->state == KQN_CONN_OPEN && !conn->out && worker->stats.bytes_in < limit && !worker->orphaned)
+        if (!read_and_answer(worker, conn, 0))
+            break;
+    if (conn->state == KQN_CONN_OPEN && !conn->out) {
+        conn->state = KQN_CONN_DRAINING;
+        conn->reason = KQN_REASON_STOPPED;
+    }
+    kqn_conn_settle(worker, conn);
+}
+
+void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const struct kevent *event)
+{
+    int socket_error = event->flags & EV_EOF ? (int)event->fflags : 0;
+    if (worker->orphaned)
+        return;
+    if (event->flags & EV_ERROR) {
+        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
+    } else if (event->filter == EVFILT_WRITE) {
+        if (conn->out)
+            kqn_output_resume(worker, conn);
+        if (kqn_conn_takes_messages(conn))
+            answer_held(worker, conn, false);
+    } else if (conn->state == KQN_CONN_OPEN && !conn->out) {
+        read_and_answer(worker, conn, socket_error);
+    } else if (conn->state == KQN_CONN_LINGERING) {
+        throw_input_away(worker, conn);
+    }
+    if (worker->draining)
+        kqn_conn_drain(worker, conn);
+    else
+        kqn_conn_settle(worker, conn);
+}
+
+void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    uint32_t elapsed_ms = worker->now_ms - conn->progress_ms;
+    uint32_t idle_timeout_ms = worker->server->idle_timeout_ms;
+    if (conn->state == KQN_CONN_LINGERING) {
+        if (elapsed_ms >= LINGER_MS)
+            kqn_conn_end(worker, conn, conn->reason);
+    } else if (idle_timeout_ms > 0 && elapsed_ms >= idle_timeout_ms) {
+        kqn_conn_end(worker, conn, KQN_REASON_IDLE);
+    }
+}
+
+void kqn_conn_cut(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    if (conn->out)
+        kqn_conn_end(worker, conn, KQN_REASON_CUT);
+    else
+        kqn_conn_end(worker, conn, conn->state == KQN_CONN_LINGERING ? conn->reason : KQN_REASON_STOPPED);
+}

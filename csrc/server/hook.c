@@ -1,0 +1,197 @@
+/* hook.c: a batch of messages answered by Python. The only file that knows Python.
+ * It keeps to the limited API of 3.11, so that one extension serves every later Python. A loop runs in a thread that
+ * Python made, without the interpreter's lock; for each batch it takes the lock again on that same thread's state. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+
+#include "poller/fork.h"
+#include "server/server.h"
+
+struct hook {
+    PyObject *reply;       /* bytes -> bytes or None; borrowed, as the others; NULL: reply_batch it is */
+    PyObject *reply_batch; /* list of bytes -> list of bytes or None */
+    PyObject *on_error;    /* is told of what they raise */
+    PyThreadState *thread; /* of the loop, while that runs without the lock */
+    unsigned fork_generation;
+};
+
+static PyObject *take_exception(void)
+{
+#if !defined(Py_LIMITED_API) && PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback && value)
+        PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+/* Hands the exception that is set to on_error. */
+static void report_exception(const struct hook *hook)
+{
+    PyObject *exception = take_exception();
+    PyObject *result = exception ? PyObject_CallFunctionObjArgs(hook->on_error, exception, NULL) : NULL;
+    if (!result)
+        PyErr_WriteUnraisable(hook->on_error);
+    Py_XDECREF(result);
+    Py_XDECREF(exception);
+}
+
+/* Gives entry `index` what the hook returned for it; -1 with an exception set: that is no answer. */
+static int set_answer(struct kqn_batch *batch, int index, PyObject *returned)
+{
+    if (returned == Py_None) {
+        batch->entries[index].verdict = KQN_VERDICT_DECLINED;
+        return 0;
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(returned, &view, PyBUF_SIMPLE) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_TypeError, "the hook returned %R; it must return bytes, a bytes-like object or None",
+                         (PyObject *)Py_TYPE(returned));
+        }
+        return -1;
+    }
+    int rc = kqn_batch_set_answer(batch, index, view.buf, (size_t)view.len);
+    if (rc < 0)
+        PyErr_Format(PyExc_MemoryError, "no memory for an answer of %zd bytes, or more than 1 GiB", view.len);
+    PyBuffer_Release(&view);
+    return rc < 0 ? -1 : 0;
+}
+
+static PyObject *message_as_bytes(const struct kqn_batch *batch, int index)
+{
+    return PyBytes_FromStringAndSize((const char *)kqn_batch_message(batch, index), batch->entries[index].message_len);
+}
+
+/* Calls the hook with one message; -1 with an exception set. */
+static int answer_one(const struct hook *hook, struct kqn_batch *batch, int index)
+{
+    PyObject *message = message_as_bytes(batch, index);
+    PyObject *returned = message ? PyObject_CallFunctionObjArgs(hook->reply, message, NULL) : NULL;
+    Py_XDECREF(message);
+    int rc = returned ? set_answer(batch, index, returned) : -1;
+    Py_XDECREF(returned);
+    return rc;
+}
+
+static bool has_failed_before(const struct kqn_batch *batch, int index)
+{
+    for (int i = 0; i < index; i++)
+        if (batch->entries[i].conn == batch->entries[index].conn && batch->entries[i].verdict == KQN_VERDICT_FAILED)
+            return true;
+    return false;
+}
+
+static void answer_each(const struct hook *hook, struct kqn_batch *batch)
+{
+    bool any_failed = false;
+    for (int i = 0; i < batch->count && kqn_fork_generation() == hook->fork_generation; i++) {
+        if (any_failed && has_failed_before(batch, i))
+            continue;
+        if (answer_one(hook, batch, i) == 0)
+            continue;
+        any_failed = true;
+        batch->entries[i].verdict = KQN_VERDICT_FAILED;
+        report_exception(hook);
+    }
+}
+
+static PyObject *messages_as_list(const struct kqn_batch *batch)
+{
+    PyObject *messages = PyList_New(batch->count);
+    for (int i = 0; messages && i < batch->count; i++) {
+        PyObject *message = message_as_bytes(batch, i);
+        if (!message || PyList_SetItem(messages, i, message) < 0)
+            Py_CLEAR(messages);
+    }
+    return messages;
+}
+
+static int set_answers(struct kqn_batch *batch, PyObject *returned)
+{
+    if (!PyList_Check(returned)) {
+        PyErr_Format(PyExc_TypeError, "the batch hook returned %R; it must return a list",
+                     (PyObject *)Py_TYPE(returned));
+        return -1;
+    }
+    if (PyList_Size(returned) != batch->count) {
+        PyErr_Format(PyExc_ValueError, "the batch hook returned %zd answers to %d messages; None stands for no answer",
+                     PyList_Size(returned), batch->count);
+        return -1;
+    }
+    for (int i = 0; i < batch->count; i++) {
+        PyObject *answer = PyList_GetItem(returned, i);
+        if (!answer || set_answer(batch, i, answer) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static void answer_all(const struct hook *hook, struct kqn_batch *batch)
+{
+    PyObject *messages = messages_as_list(batch);
+    PyObject *returned = messages ? PyObject_CallFunctionObjArgs(hook->reply_batch, messages, NULL) : NULL;
+    if (!returned || set_answers(batch, returned) < 0) {
+        report_exception(hook);
+        for (int i = 0; i < batch->count; i++)
+            batch->entries[i].verdict = KQN_VERDICT_FAILED;
+    }
+    Py_XDECREF(returned);
+    Py_XDECREF(messages);
+}
+
+/* The worker's answerer. */
+static void answer_batch(void *context, struct kqn_batch *batch)
+{
+    struct hook *hook = context;
+    PyEval_RestoreThread(hook->thread);
+    if (hook->reply)
+        answer_each(hook, batch);
+    else
+        answer_all(hook, batch);
+    hook->thread = PyEval_SaveThread();
+}
+
+/* The hook may be called by several loops at the same time: all state is in `hook`, on this loop's stack. */
+static PyObject *run_loop(PyObject *module, PyObject *args)
+{
+    (void)module;
+    unsigned long long address;
+    int loop_index;
+    struct hook hook = {.fork_generation = kqn_fork_generation()};
+    if (!PyArg_ParseTuple(args, "KiOOO:run_loop", &address, &loop_index, &hook.reply, &hook.reply_batch,
+                          &hook.on_error))
+        return NULL;
+    if (hook.reply == Py_None)
+        hook.reply = NULL;
+    hook.thread = PyEval_SaveThread();
+    int rc = kqn_server_run_with((struct kqn_server *)(uintptr_t)address, loop_index, answer_batch, &hook);
+    PyEval_RestoreThread(hook.thread);
+    return PyLong_FromLong(rc);
+}
+
+static PyMethodDef functions[] = {
+    {"run_loop", run_loop, METH_VARARGS,
+     "run_loop(server_address, loop_index, reply, reply_batch, on_error) -> int\n\n"
+     "Runs one loop of a server with a hook until it has stopped; 0 or -errno."},
+    {NULL, NULL, 0, NULL},
+};
+
+int kqn_hook_install(uintptr_t module)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    int rc = PyModule_AddFunctions((PyObject *)module, functions);
+    if (rc < 0)
+        PyErr_Clear();
+    PyGILState_Release(state);
+    return rc < 0 ? -ENOMEM : 0;
+}

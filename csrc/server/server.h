@@ -1,0 +1,49 @@
+/* server.h: a listener, the workers that serve what it accepts, and what they share. */
+#ifndef KQN_SERVER_H
+#define KQN_SERVER_H
+#include <stdatomic.h>
+
+#include "server/listener.h"
+#include "server/template.h"
+#include "server/worker.h"
+
+/* The one word that loops share and write: on a cache line of its own, touched per connection, never per message. */
+struct kqn_shared_count {
+    char before[64];
+    atomic_int value;
+    char after[64];
+};
+
+/* As kqn_server_run(), with a hook in the template's place. -ENOMEM where there is no memory for its batch. */
+int kqn_server_run_with(struct kqn_server *server, int loop_index, kqn_answerer *answer, void *context);
+
+struct kqn_server {
+    struct kqn_framing framing;
+    struct kqn_template template;
+    bool template_has_peer;
+    bool replies_in_place; /* stream framing, and a template that surrounds the message */
+    const uint8_t *prefix; /* in template */
+    size_t prefix_len;
+    const uint8_t *suffix;
+    size_t suffix_len;
+    size_t read_size;
+    uint32_t idle_timeout_ms; /* 0: never */
+    int max_connections;
+    int batch;
+    int log_rate;
+    enum kqn_poller_kind poller;
+    unsigned fork_generation; /* of the process that opened it */
+
+    struct kqn_listener listener; /* loop 0's */
+    int worker_count;
+    struct kqn_worker *workers;
+
+    struct kqn_shared_count open_connections; /* over all loops: what max_connections limits */
+    atomic_bool accept_waits;                 /* loop 0 has paused: a connection that closes wakes it */
+    atomic_bool stop_begun;                   /* the first who asks decides the grace */
+    atomic_bool stop_asked;
+    int64_t stop_grace_ns;     /* written before stop_asked */
+    atomic_bool drain_asked;   /* by loop 0, when the last client stands in its inbox */
+    int64_t drain_deadline_ns; /* written before drain_asked */
+};
+#endif

@@ -1,0 +1,298 @@
+#include "server/worker.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/sys.h"
+#include "server/connection.h"
+#include "server/reply.h"
+#include "server/server.h"
+
+static const int64_t ms_ns = 1000000;
+static const int64_t linger_sweep_ms = 50; /* so that a stop is not held up by those who linger */
+
+int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index)
+{
+    *worker = (struct kqn_worker){.server = server, .index = index};
+    pthread_mutex_init(&worker->published_lock, NULL);
+    size_t headroom = server->prefix_len > KQN_COPIED_PARTIAL_MAX ? server->prefix_len : KQN_COPIED_PARTIAL_MAX;
+    int rc = kqn_journal_open(&worker->journal, server->log_rate);
+    if (rc == 0)
+        rc = kqn_loop_open(&worker->loop, server->poller, server->batch, sizeof(struct kqn_conn));
+    if (rc < 0)
+        goto fail;
+    rc = -ENOMEM;
+    worker->input_block = kqn_sys_alloc(headroom + server->read_size + server->suffix_len);
+    worker->scratch = kqn_pool_take(&worker->loop.pool, KQN_SCRATCH_BYTES);
+    if (!worker->input_block || !worker->scratch)
+        goto fail;
+    worker->input = worker->input_block + headroom;
+    if (server->prefix_len > 0)
+        memcpy(worker->input - server->prefix_len, server->prefix, server->prefix_len);
+    if (index > 0) {
+        worker->inbox = kqn_sys_alloc(sizeof(*worker->inbox));
+        if (!worker->inbox)
+            goto fail;
+        memset(worker->inbox, 0, sizeof(*worker->inbox));
+    }
+    return 0;
+fail:
+    kqn_worker_close(worker);
+    return rc;
+}
+
+void kqn_worker_close(struct kqn_worker *worker)
+{
+    struct kqn_client client;
+    while (worker->inbox && kqn_inbox_take(worker->inbox, &client))
+        kqn_sys_close(client.fd);
+    uint32_t index = 0;
+    struct kqn_watch *watch;
+    while ((watch = kqn_slab_next(&worker->loop.watches, &index)))
+        kqn_sys_close(watch->fd);
+    if (worker->batch.entries)
+        kqn_batch_close(&worker->batch);
+    kqn_pool_give(&worker->loop.pool, worker->scratch);
+    kqn_loop_close(&worker->loop);
+    kqn_journal_close(&worker->journal);
+    kqn_sys_free(worker->input_block);
+    kqn_sys_free(worker->inbox);
+    pthread_mutex_destroy(&worker->published_lock);
+}
+
+/* The next connection from *index on; a loop's listener stands among them. */
+static struct kqn_conn *next_conn(const struct kqn_worker *worker, uint32_t *index)
+{
+    struct kqn_watch *watch = kqn_slab_next(&worker->loop.watches, index);
+    if (watch && watch == worker->server->listener.watch)
+        watch = kqn_slab_next(&worker->loop.watches, index);
+    return (struct kqn_conn *)watch;
+}
+
+static void journal_client(struct kqn_worker *worker, enum kqn_record_kind kind, const struct kqn_conn *conn)
+{
+    if (!kqn_journal_allows(&worker->journal, kind))
+        return;
+    struct kqn_record *record = kqn_journal_begin(&worker->journal, kind);
+    if (!record)
+        return;
+    record->fd = conn->watch.fd;
+    record->reason = (enum kqn_reason)conn->reason;
+    kqn_peer_text(&conn->peer, record->peer);
+    kqn_journal_commit(&worker->journal);
+}
+
+/* A connection is no more: whoever waits for that may accept again. */
+static void uncount_connection(struct kqn_worker *worker, enum kqn_reason reason)
+{
+    struct kqn_server *server = worker->server;
+    worker->stats.closed[reason]++;
+    atomic_fetch_sub(&server->open_connections.value, 1);
+    if (atomic_load(&server->accept_waits) && atomic_exchange(&server->accept_waits, false) && worker->index > 0)
+        kqn_poller_wake(server->workers[0].loop.poller);
+}
+
+void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client)
+{
+    struct kqn_conn *conn = (struct kqn_conn *)kqn_loop_add(&worker->loop, client->fd);
+    if (!conn) {
+        kqn_sys_close(client->fd);
+        uncount_connection(worker, KQN_REASON_ERROR);
+        return;
+    }
+    conn->peer = client->peer;
+    conn->progress_ms = worker->now_ms;
+    journal_client(worker, KQN_RECORD_CONNECTED, conn);
+    kqn_conn_settle(worker, conn);
+}
+
+static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struct kevent *event)
+{
+    struct kqn_worker *worker = kqn_worker_of(loop);
+    if (watch == worker->server->listener.watch)
+        worker->listener_ready = true;
+    else
+        kqn_conn_on_event(worker, (struct kqn_conn *)watch, event);
+}
+
+static void sweep(struct kqn_worker *worker)
+{
+    if (worker->loop.now_ns < worker->sweep_due_ns)
+        return;
+    int64_t interval_ms = worker->server->idle_timeout_ms / 4;
+    if (interval_ms < 10)
+        interval_ms = 10;
+    if (interval_ms > 1000)
+        interval_ms = 1000;
+    worker->sweep_due_ns = worker->loop.now_ns + interval_ms * ms_ns;
+    uint32_t index = 0;
+    struct kqn_conn *conn;
+    while ((conn = next_conn(worker, &index)))
+        kqn_conn_check_deadline(worker, conn);
+}
+
+static void reap(struct kqn_worker *worker)
+{
+    struct kqn_watch *watch;
+    while ((watch = kqn_loop_reap(&worker->loop))) {
+        if (watch == worker->server->listener.watch) {
+            worker->server->listener.watch = NULL;
+        } else {
+            struct kqn_conn *conn = (struct kqn_conn *)watch;
+            journal_client(worker, KQN_RECORD_DISCONNECTED, conn);
+            uncount_connection(worker, (enum kqn_reason)conn->reason);
+        }
+        kqn_loop_give(&worker->loop, watch);
+    }
+}
+
+/* Takes in what loop 0 handed over; true: the stop has come, and nobody follows. */
+static bool take_inbox(struct kqn_worker *worker)
+{
+    /* Read first: whoever stood in the inbox before this was set is seen now. */
+    bool drain_asked = atomic_load(&worker->server->drain_asked);
+    struct kqn_client client;
+    while (worker->inbox && kqn_inbox_take(worker->inbox, &client)) {
+        worker->stats.handed_over--;
+        kqn_worker_adopt(worker, &client);
+    }
+    return drain_asked;
+}
+
+/* Loop 0's part of a turn: new clients, and the stop. */
+static void accept_clients(struct kqn_worker *worker)
+{
+    struct kqn_server *server = worker->server;
+    kqn_listener_tick(&server->listener, worker);
+    if (worker->listener_ready)
+        kqn_listener_accept(&server->listener, worker);
+    worker->listener_ready = false;
+    if (!atomic_load(&server->stop_asked) || server->listener.stopped)
+        return;
+    kqn_listener_stop(&server->listener, worker);
+    server->drain_deadline_ns = worker->loop.now_ns + server->stop_grace_ns;
+    atomic_store(&server->drain_asked, true);
+    for (int i = 1; i < server->worker_count; i++)
+        kqn_poller_wake(server->workers[i].loop.poller);
+}
+
+static void drain(struct kqn_worker *worker)
+{
+    worker->draining = true;
+    uint32_t index = 0;
+    struct kqn_conn *conn;
+    while ((conn = next_conn(worker, &index)))
+        kqn_conn_drain(worker, conn);
+    kqn_reply_batch(worker);
+}
+
+static void cut(struct kqn_worker *worker)
+{
+    uint32_t index = 0;
+    struct kqn_conn *conn;
+    while ((conn = next_conn(worker, &index)))
+        kqn_conn_cut(worker, conn);
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How long the next wait may take: until the nearest deadline, or for ever (-1). */
+static int64_t wait_ns(struct kqn_worker *worker)
+{
+    const struct kqn_server *server = worker->server;
+    int64_t now_ns = kqn_sys_monotonic_ns();
+    int64_t due_ns = kqn_journal_due_ns(&worker->journal);
+    if (worker->lingering > 0)
+        worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + linger_sweep_ms * ms_ns);
+    if (worker->loop.watches.taken_count > 0 && (server->idle_timeout_ms > 0 || worker->lingering > 0))
+        due_ns = earlier(due_ns, worker->sweep_due_ns);
+    if (worker->index == 0 && server->listener.paused)
+        due_ns = earlier(due_ns, server->listener.resume_ns);
+    if (worker->draining)
+        due_ns = earlier(due_ns, server->drain_deadline_ns);
+    if (due_ns == INT64_MAX)
+        return -1;
+    return due_ns > now_ns ? due_ns - now_ns : 0;
+}
+
+static uint64_t count_open(const struct kqn_worker *worker)
+{
+    bool has_listener = worker->index == 0 && worker->server->listener.watch;
+    return worker->loop.watches.taken_count - has_listener;
+}
+
+static void publish_stats(struct kqn_worker *worker, unsigned asked)
+{
+    struct kqn_stats *stats = &worker->stats;
+    stats->open = count_open(worker);
+    stats->pending = stats->messages - stats->answered - stats->declined - stats->failed - stats->unanswered;
+    stats->log_dropped = worker->journal.dropped;
+    stats->turns = worker->loop.turns;
+    stats->events = worker->loop.events_taken;
+    stats->stale_events = worker->loop.stale_events;
+    pthread_mutex_lock(&worker->published_lock);
+    worker->published = *stats;
+    pthread_mutex_unlock(&worker->published_lock);
+    atomic_store(&worker->stats_told, asked);
+}
+
+static int turn(struct kqn_worker *worker)
+{
+    int rc = kqn_loop_wait(&worker->loop, wait_ns(worker));
+    if (rc < 0)
+        return rc;
+    worker->now_ms = (uint32_t)(worker->loop.now_ns / ms_ns);
+    kqn_loop_dispatch(&worker->loop, on_event);
+    kqn_reply_batch(worker);
+    if (worker->orphaned)
+        return -ECHILD;
+    if (worker->draining && worker->loop.now_ns >= worker->server->drain_deadline_ns)
+        cut(worker);
+    sweep(worker);
+    reap(worker);
+    if (worker->index == 0)
+        accept_clients(worker);
+    if (take_inbox(worker) && !worker->draining) {
+        drain(worker);
+        reap(worker);
+    }
+    kqn_journal_tick(&worker->journal, worker->loop.now_ns);
+    unsigned asked = atomic_load(&worker->stats_asked);
+    if (asked != atomic_load_explicit(&worker->stats_told, memory_order_relaxed))
+        publish_stats(worker, asked);
+    return worker->orphaned ? -ECHILD : 0;
+}
+
+/* The poller failed: the loop can't serve any more, and says so. */
+static void fail(struct kqn_worker *worker, int error)
+{
+    struct kqn_record *record = kqn_journal_begin(&worker->journal, KQN_RECORD_LOOP_ERROR);
+    if (record) {
+        record->error = error;
+        kqn_journal_commit(&worker->journal);
+    }
+    uint32_t index = 0;
+    struct kqn_conn *conn;
+    while ((conn = next_conn(worker, &index)))
+        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
+    reap(worker);
+}
+
+int kqn_worker_run(struct kqn_worker *worker)
+{
+    int rc = 0;
+    atomic_store(&worker->running, true);
+    while (rc == 0 && !(worker->draining && worker->loop.watches.taken_count == 0))
+        rc = turn(worker);
+    if (worker->orphaned)
+        return rc;
+    if (rc < 0)
+        fail(worker, -rc);
+    kqn_journal_flush(&worker->journal);
+    publish_stats(worker, atomic_load(&worker->stats_asked));
+    atomic_store(&worker->running, false);
+    return rc;
+}

@@ -1,0 +1,66 @@
+/* worker.h: one loop of a server with all that belongs to it, and its turn.
+ * A worker runs in one thread. What other threads may touch is in kqn_server, the inbox, the journal's ring, and the
+ * words that are atomic here; messages never touch a word that is shared. */
+#ifndef KQN_WORKER_H
+#define KQN_WORKER_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/framing.h"
+#include "core/journal.h"
+#include "core/loop.h"
+#include "server/batch.h"
+#include "server/inbox.h"
+#include "server/template.h"
+
+enum {
+    KQN_ACCEPTS_PER_TURN = 64,
+    KQN_SCRATCH_BYTES = 256 * 1024 - sizeof(struct kqn_buffer),
+    KQN_COPIED_PARTIAL_MAX = 4096, /* a longer unfinished message is read into where it lies, not copied */
+};
+
+struct kqn_server;
+
+struct kqn_worker {
+    struct kqn_loop loop; /* first: the loop's handler finds its worker */
+    struct kqn_server *server;
+    int index;
+    uint32_t now_ms; /* the loop's coarse clock, for the stamps of connections; wraps after 49 days */
+
+    /* Reading: the template's prefix, or a short unfinished message, goes in front of the bytes that are read, and
+     * the template's suffix behind them. */
+    uint8_t *input_block;
+    uint8_t *input;
+    struct kqn_buffer *scratch; /* answers on their way to one connection, between its events empty */
+    struct kqn_batch batch;     /* messages on their way to the hook */
+
+    const struct kqn_conn *answering; /* whose messages are being framed and answered now, else NULL */
+
+    bool listener_ready;
+    bool draining; /* every connection of this loop has been told of the stop */
+    bool orphaned; /* a hook forked, and this is the child: nothing may be touched any more */
+    uint32_t lingering;
+    int64_t sweep_due_ns;
+
+    struct kqn_journal journal;
+    struct kqn_inbox *inbox; /* NULL for loop 0 */
+    struct kqn_stats stats;  /* what the loop itself counts is added when they are copied */
+
+    pthread_mutex_t published_lock;
+    struct kqn_stats published; /* under published_lock */
+    atomic_uint stats_asked;    /* both count requests; equal: nobody waits */
+    atomic_uint stats_told;
+    atomic_bool running;
+};
+
+int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index);
+void kqn_worker_close(struct kqn_worker *worker);
+
+/* Runs until the server has stopped and the last connection has ended. 0 or -errno. */
+int kqn_worker_run(struct kqn_worker *worker);
+
+/* Takes in a client that loop 0 accepted. */
+void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client);
+#endif
