@@ -1,0 +1,94 @@
+# `make help` lists what there is. Written for GNU make (3.81 too, which macOS has) and for BSD make.
+PYTHON = python3
+VENV = .venv
+ARGS =
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES = pyproject.toml setup.py csrc/*.h csrc/*.py csrc/*/*.c csrc/*/*.h
+STRICT = -std=gnu11 -O2 -Wall -Wextra -Wshadow -Wconversion -Werror
+OBJECT = .cache/lint.o
+
+help:
+	@echo 'make run     build into $(VENV) and serve on 0.0.0.0:8080; options: make run ARGS="--port 9000"'
+	@echo 'make test    run the tests; one file: make test ARGS=tests/test_server.py'
+	@echo 'make lint    check style, types and compiler warnings'
+	@echo 'make cross   compile and link for macOS and the BSDs, and look at what came out'
+	@echo 'make bench   measure beside other servers (Linux); what else there is: bench/README.md'
+	@echo 'make clean   remove all that was made here'
+	@echo 'Another interpreter or compiler: make test PYTHON=python3.12 CC=clang'
+
+# exec: Ctrl-C then reaches the server and make, with no shell between them that could end first. The quotes are for
+# BSD make, which knows by such a character that a command needs the shell.
+run: $(VENV)/.installed
+	@exec '$(BIN)/python' -m kqnative $(ARGS)
+
+test: $(VENV)/.installed $(VENV)/.test
+	@exec '$(BIN)/python' -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict kqnative
+	find csrc tests/c bench -name '*.[ch]' -exec $(BIN)/clang-format --dry-run -Werror {} +
+	@mkdir -p .cache
+	@python=`$(BIN)/python -c 'import sysconfig as s; print("-isystem", s.get_path("include"), \
+	    "" if s.get_config_var("Py_GIL_DISABLED") else "-DPy_LIMITED_API=0x030b0000")'` && \
+	bench= && if test "`uname`" = Linux; then bench=bench; fi && \
+	for file in `find csrc tests/c $$bench -name '*.c'`; do \
+	    case $$file in \
+	    csrc/server/hook.c) more=$$python;; \
+	    *) more=;; \
+	    esac; \
+	    $(CC) $(STRICT) -Icsrc $$more -c -o $(OBJECT) $$file || exit 1; \
+	done; \
+	rm -f $(OBJECT); echo 'no compiler warnings'
+
+cross: $(VENV)/.cross
+	@exec '$(BIN)/python' tests/cross.py $(ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.bench
+	@exec '$(BIN)/python' bench/throughput.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info kqnative/_kq*.so kqnative/_kq.c
+	rm -rf .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -exec rm -rf {} +
+
+# The environment is made again when it is not one of $(PYTHON). Dependency groups need pip 25.1.
+$(VENV)/.python: always
+	@ask='import sys; print(sys.version, sys.base_prefix)'; \
+	want=`$(PYTHON) -c "$$ask"` || exit 1; \
+	have=`$(BIN)/python -c "$$ask" 2>/dev/null`; \
+	if test "$$want" != "$$have"; then \
+	    echo 'making $(VENV)'; \
+	    $(PYTHON) -m venv --clear $(VENV) || exit 1; \
+	fi; \
+	test -f $@ || { $(PIP) install --upgrade 'pip>=25.1' && touch $@; }
+
+$(VENV)/.installed: $(VENV)/.python $(SOURCES)
+	@echo 'building kqnative'
+	@PYTHONWARNINGS=ignore $(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python pyproject.toml
+	$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.python pyproject.toml
+	$(PIP) install --group lint
+	@touch $@
+
+$(VENV)/.cross: $(VENV)/.python pyproject.toml
+	$(PIP) install --group cross cffi
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.python pyproject.toml
+	$(PIP) install --group bench
+	@touch $@
+
+always:
+
+# One pip at a time.
+.NOTPARALLEL:
+.PHONY: help run test lint cross bench clean always
