@@ -28,7 +28,7 @@ void kqn_batch_close(struct kqn_batch *batch)
 bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len)
 {
     return batch->count < KQN_BATCH_MESSAGES &&
-           (batch->count == 0 || message_len <= batch->messages->capacity - batch->messages->end);
+           (batch->count == 0 || batch->messages->end + message_len <= KQN_BATCH_BYTES);
 }
 
 int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame)
