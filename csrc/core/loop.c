@@ -114,13 +114,18 @@ static int collect_changes(struct kqn_loop *loop)
     return count;
 }
 
+void kqn_loop_read_clock(struct kqn_loop *loop)
+{
+    loop->now_ns = kqn_sys_monotonic_ns();
+}
+
 int kqn_loop_wait(struct kqn_loop *loop, int64_t timeout_ns)
 {
     int change_count = collect_changes(loop);
     if (loop->dirty_head)
         timeout_ns = 0;
     int rc = kqn_poller_wait(loop->poller, loop->changes, change_count, loop->events, loop->batch, timeout_ns);
-    loop->now_ns = kqn_sys_monotonic_ns();
+    kqn_loop_read_clock(loop);
     loop->turns++;
     loop->event_count = rc > 0 ? rc : 0;
     return rc < 0 ? rc : 0;

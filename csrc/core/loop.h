@@ -52,7 +52,7 @@ struct kqn_loop {
     uint32_t dirty_tail;
     uint32_t ended_head;
     bool ended_dirty; /* some of the ended are still in the list of the dirty */
-    int64_t now_ns;   /* the coarse clock: when the last wait returned */
+    int64_t now_ns;   /* the coarse clock: when the last wait returned, or later */
     uint64_t turns;
     uint64_t events_taken;
     uint64_t stale_events;
@@ -72,6 +72,9 @@ void kqn_loop_end(struct kqn_loop *loop, struct kqn_watch *watch);
 
 /* Step 1. timeout_ns < 0: no limit. 0, or -errno: the poller failed, the loop can't go on. */
 int kqn_loop_wait(struct kqn_loop *loop, int64_t timeout_ns);
+
+/* Brings the coarse clock up to date, after something in the turn took long. */
+void kqn_loop_read_clock(struct kqn_loop *loop);
 
 /* Step 2. A change that failed arrives as an event with EV_ERROR. */
 void kqn_loop_dispatch(struct kqn_loop *loop, kqn_loop_handler *handler);

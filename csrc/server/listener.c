@@ -203,6 +203,12 @@ static bool is_clients_error(int error)
     }
 }
 
+void kqn_listener_fail(struct kqn_listener *listener, struct kqn_worker *worker, int error)
+{
+    count_error(listener, worker, error);
+    pause_accepting(listener, worker);
+}
+
 /* Hands a client to the next loop in turn; one whose inbox is full is passed over, and loop 0 always has room. */
 static void hand_out(struct kqn_listener *listener, struct kqn_worker *acceptor, const struct kqn_client *client)
 {
@@ -221,11 +227,16 @@ static void hand_out(struct kqn_listener *listener, struct kqn_worker *acceptor,
     kqn_worker_adopt(acceptor, client);
 }
 
+static bool is_at_limit(struct kqn_server *server)
+{
+    return atomic_load(&server->open_connections.value) >= server->max_connections;
+}
+
 /* Accepts one client; false: no more for now. */
 static bool accept_one(struct kqn_listener *listener, struct kqn_worker *worker)
 {
     struct kqn_server *server = worker->server;
-    if (atomic_load(&server->open_connections.value) >= server->max_connections) {
+    if (is_at_limit(server)) {
         pause_accepting(listener, worker);
         return false;
     }
@@ -262,6 +273,11 @@ void kqn_listener_tick(struct kqn_listener *listener, struct kqn_worker *worker)
     bool something_closed = !atomic_load(&worker->server->accept_waits);
     if (!something_closed && worker->loop.now_ns < listener->resume_ns)
         return;
+    if (is_at_limit(worker->server)) {
+        listener->resume_ns = worker->loop.now_ns + pause_ns;
+        atomic_store(&worker->server->accept_waits, true);
+        return;
+    }
     listener->paused = false;
     kqn_loop_want(&worker->loop, listener->watch, KQN_WANT_READ);
 }

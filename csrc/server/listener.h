@@ -43,6 +43,9 @@ int kqn_listener_start(struct kqn_listener *listener, struct kqn_worker *worker)
 /* Step 5 of loop 0's turn: accepts at most KQN_ACCEPTS_PER_TURN clients and hands them out in turn. */
 void kqn_listener_accept(struct kqn_listener *listener, struct kqn_worker *worker);
 
+/* The poller would not watch it: tries again after a pause. */
+void kqn_listener_fail(struct kqn_listener *listener, struct kqn_worker *worker, int error);
+
 /* Every turn of loop 0: ends a pause that is over. */
 void kqn_listener_tick(struct kqn_listener *listener, struct kqn_worker *worker);
 

@@ -119,6 +119,9 @@ void kqn_reply_batch(struct kqn_worker *worker)
         worker->orphaned = true;
         return;
     }
+    /* The hook may have taken long, which is nobody's idleness. */
+    kqn_loop_read_clock(&worker->loop);
+    worker->now_ms = kqn_worker_clock_ms(worker);
     for (int i = 0; i < batch->count; i++) {
         struct kqn_conn *conn = batch->entries[i].conn;
         conn->in_batch--;

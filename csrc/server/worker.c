@@ -60,11 +60,17 @@ void kqn_worker_close(struct kqn_worker *worker)
     pthread_mutex_destroy(&worker->published_lock);
 }
 
-/* The next connection from *index on; a loop's listener stands among them. */
+/* The listener's own word belongs to loop 0: no other may read it. */
+static bool is_listener(const struct kqn_worker *worker, const struct kqn_watch *watch)
+{
+    return worker->index == 0 && watch == worker->server->listener.watch;
+}
+
+/* The next connection from *index on; in loop 0 the listener stands among them. */
 static struct kqn_conn *next_conn(const struct kqn_worker *worker, uint32_t *index)
 {
     struct kqn_watch *watch = kqn_slab_next(&worker->loop.watches, index);
-    if (watch && watch == worker->server->listener.watch)
+    if (watch && is_listener(worker, watch))
         watch = kqn_slab_next(&worker->loop.watches, index);
     return (struct kqn_conn *)watch;
 }
@@ -109,15 +115,29 @@ void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client
 static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struct kevent *event)
 {
     struct kqn_worker *worker = kqn_worker_of(loop);
-    if (watch == worker->server->listener.watch)
-        worker->listener_ready = true;
-    else
+    if (!is_listener(worker, watch))
         kqn_conn_on_event(worker, (struct kqn_conn *)watch, event);
+    else if (event->flags & EV_ERROR)
+        kqn_listener_fail(&worker->server->listener, worker, (int)event->data);
+    else
+        worker->listener_ready = true;
+}
+
+/* Whether events may still wait behind those of this turn, whose array was full. After a pause of the whole process
+ * there may be more of them than one turn takes, and nobody must be judged idle whose input is there. As ready
+ * descriptors take turns, so many full turns in a row have seen them all. */
+static bool events_wait(struct kqn_worker *worker)
+{
+    uint32_t batch = (uint32_t)worker->loop.batch;
+    bool is_full = worker->loop.event_count == worker->loop.batch;
+    worker->full_turns =
+        is_full && worker->full_turns <= worker->loop.watches.taken_count / batch ? worker->full_turns + 1 : 0;
+    return worker->full_turns > 0;
 }
 
 static void sweep(struct kqn_worker *worker)
 {
-    if (worker->loop.now_ns < worker->sweep_due_ns)
+    if (worker->loop.now_ns < worker->sweep_due_ns || events_wait(worker))
         return;
     int64_t interval_ms = worker->server->idle_timeout_ms / 4;
     if (interval_ms < 10)
@@ -135,7 +155,7 @@ static void reap(struct kqn_worker *worker)
 {
     struct kqn_watch *watch;
     while ((watch = kqn_loop_reap(&worker->loop))) {
-        if (watch == worker->server->listener.watch) {
+        if (is_listener(worker, watch)) {
             worker->server->listener.watch = NULL;
         } else {
             struct kqn_conn *conn = (struct kqn_conn *)watch;
@@ -244,7 +264,7 @@ static int turn(struct kqn_worker *worker)
     int rc = kqn_loop_wait(&worker->loop, wait_ns(worker));
     if (rc < 0)
         return rc;
-    worker->now_ms = (uint32_t)(worker->loop.now_ns / ms_ns);
+    worker->now_ms = kqn_worker_clock_ms(worker);
     kqn_loop_dispatch(&worker->loop, on_event);
     kqn_reply_batch(worker);
     if (worker->orphaned)

@@ -42,6 +42,7 @@ struct kqn_worker {
     bool draining; /* every connection of this loop has been told of the stop */
     bool orphaned; /* a hook forked, and this is the child: nothing may be touched any more */
     uint32_t lingering;
+    uint32_t full_turns; /* in a row, while a sweep was due */
     int64_t sweep_due_ns;
 
     struct kqn_journal journal;
@@ -60,6 +61,12 @@ void kqn_worker_close(struct kqn_worker *worker);
 
 /* Runs until the server has stopped and the last connection has ended. 0 or -errno. */
 int kqn_worker_run(struct kqn_worker *worker);
+
+/* The loop's coarse clock as a stamp. */
+static inline uint32_t kqn_worker_clock_ms(const struct kqn_worker *worker)
+{
+    return (uint32_t)(worker->loop.now_ns / 1000000);
+}
 
 /* Takes in a client that loop 0 accepted. */
 void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client);

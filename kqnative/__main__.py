@@ -1,0 +1,7 @@
+"""python -m kqnative."""
+
+import sys
+
+from kqnative.cli import main
+
+sys.exit(main())

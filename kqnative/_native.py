@@ -1,0 +1,194 @@
+"""The C module, and nothing else that imports it: units, errnos and structs become what Python uses."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from kqnative import address, journal
+from kqnative.config import Config, shown
+from kqnative.errors import ConfigError, KqnativeError
+from kqnative.stats import REASONS, Stats
+
+try:
+    from kqnative import _kq
+    from kqnative._kq import ffi, lib
+except ImportError as missing:
+    raise KqnativeError(
+        f"the C module kqnative._kq cannot be loaded ({missing}); in a clone, build it with: pip install -e ."
+    ) from missing
+
+if lib.kqn_hook_install(id(_kq)) < 0:  # adds _kq.run_loop
+    raise MemoryError("kqnative._kq")
+
+JOURNAL_RECORDS = lib.KQN_JOURNAL_RECORDS
+
+_POLLERS = {
+    "auto": lib.KQN_POLLER_AUTO,
+    "kqueue": lib.KQN_POLLER_KQUEUE,
+    "epoll": lib.KQN_POLLER_EPOLL,
+    "poll": lib.KQN_POLLER_POLL,
+    "select": lib.KQN_POLLER_SELECT,
+}
+_FRAMINGS = {"stream": lib.KQN_FRAMING_STREAM, "line": lib.KQN_FRAMING_LINE, "u32": lib.KQN_FRAMING_U32}
+_STEPS = {
+    lib.KQN_STEP_MEMORY: "memory",
+    lib.KQN_STEP_TEMPLATE: "the reply",
+    lib.KQN_STEP_ADDRESS: "the address",
+    lib.KQN_STEP_SOCKET: "socket",
+    lib.KQN_STEP_BIND: "bind",
+    lib.KQN_STEP_LISTEN: "listen",
+    lib.KQN_STEP_POLLER: "the poller",
+}
+_PLAIN_COUNTERS = [one.name for one in fields(Stats) if one.type is int]
+
+Reply = Callable[[bytes], Any]
+ReplyBatch = Callable[[list[bytes]], Any]
+
+
+def check_template(template: str) -> None:
+    """Raises ConfigError, with the position, unless the text is a template."""
+    text = template.encode()
+    error_at = ffi.new("size_t *")
+    rc = lib.kqn_template_check(text, len(text), error_at)
+    if rc == -errno.EINVAL:
+        position = len(text[: error_at[0]].decode(errors="ignore")) + 1
+        raise ConfigError(
+            f"reply: {shown(template)} is wrong at character {position};"
+            " it may hold {message}, {peer}, and {{ and }} for braces"
+        )
+    _raise_for(rc)
+
+
+def check_poller(name: str) -> None:
+    """Raises ConfigError, naming those there are, unless this system has the poller."""
+    if not lib.kqn_poller_available(_POLLERS[name]):
+        there = [one for one, kind in _POLLERS.items() if lib.kqn_poller_available(kind)]
+        raise ConfigError(f"poller: this system has no {name}; it has {', '.join(there)}")
+
+
+def select_limit() -> int:
+    """Descriptors that a select() set can hold."""
+    return lib.kqn_select_limit()
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raises this process's limit towards `wanted` (0: as far as it goes); the limit in force."""
+    return lib.kqn_descriptors_raise(wanted)
+
+
+class Handle:
+    """One open server of the C core. It is freed when nobody refers to it any more, as a running loop does.
+
+    Raises ListenError. Every call in a process that has forked raises RuntimeError.
+    """
+
+    def __init__(self, config: Config, *, max_connections: int, log_rate: int, has_hook: bool) -> None:
+        host = "" if config.uds else address.resolve(config.host)
+        settings, kept = _settings(config, host)
+        settings.max_connections = max_connections
+        settings.log_rate = log_rate
+        if has_hook:
+            settings.reply, settings.reply_len = ffi.NULL, 0
+        out, step = ffi.new("struct kqn_server **"), ffi.new("enum kqn_step *")
+        rc = lib.kqn_server_open(out, settings, step)
+        del kept  # the texts that settings point to
+        if rc < 0:
+            raise address.listen_error(-rc, _STEPS[step[0]], config.uds or (host, config.port))
+        self._server = ffi.gc(out[0], lib.kqn_server_close)
+        self._records = ffi.new("struct kqn_record[]", JOURNAL_RECORDS)
+
+    def address(self) -> tuple[str, int]:
+        """Numeric host and port; nothing and 0 for a unix socket."""
+        host, port = ffi.new("char[]", lib.KQN_PEER_TEXT_MAX), ffi.new("int *")
+        _raise_for(lib.kqn_server_address(self._server, host, port))
+        return _text(host), port[0]
+
+    def run(
+        self,
+        loop_index: int,
+        reply: Reply | None,
+        reply_batch: ReplyBatch | None,
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Runs one loop in this thread until it has stopped. Raises OSError: it failed."""
+        if reply is None and reply_batch is None:
+            _raise_for(lib.kqn_server_run(self._server, loop_index))
+            return
+        pointer = int(ffi.cast("uintptr_t", self._server))
+        _raise_for(_kq.run_loop(pointer, loop_index, reply, reply_batch, on_error))
+
+    def stop(self, grace_s: float) -> None:
+        """Asks for the stop; the first call decides."""
+        _raise_for(lib.kqn_server_stop(self._server, _ns(grace_s)))
+
+    def stats(self, loop_index: int, wait_s: float) -> Stats:
+        """One loop's counters; after so long those that it told last."""
+        out = ffi.new("struct kqn_stats *")
+        _raise_for(lib.kqn_server_stats(self._server, loop_index, out, _ns(wait_s)))
+        return Stats(
+            **{name: getattr(out, name) for name in _PLAIN_COUNTERS},
+            closed={reason: out.closed[i] for i, reason in enumerate(REASONS)},
+            accept_errors={_errno_name(one.error): one.count for one in out.accept_errors if one.count},
+        )
+
+    def read_journal(self, loop_index: int) -> list[journal.Record]:
+        """Takes out what a loop has to say, a journal's worth at most. One thread at a time."""
+        count = lib.kqn_server_read_journal(self._server, loop_index, self._records, JOURNAL_RECORDS)
+        _raise_for(count)
+        return [_record(self._records[i]) for i in range(count)]
+
+
+def _settings(config: Config, host: str) -> tuple[Any, list[Any]]:
+    """The struct, and the texts that live only as long as somebody keeps them."""
+    settings = ffi.new("struct kqn_settings *")
+    reply = config.reply.encode()
+    texts = [ffi.new("char[]", text) for text in (host.encode(), os.fsencode(config.uds or ""), reply)]
+    settings.host = texts[0]
+    settings.uds_path = texts[1] if config.uds else ffi.NULL
+    settings.reply, settings.reply_len = texts[2], len(reply)
+    settings.read_size = config.read_size
+    settings.max_message = config.max_message
+    settings.idle_timeout_ns = _ns(config.idle_timeout)
+    settings.poller = _POLLERS[config.poller]
+    settings.framing = _FRAMINGS[config.framing]
+    settings.port = config.port
+    settings.backlog = config.backlog
+    settings.batch = config.batch
+    settings.loops = config.loops
+    return settings, texts
+
+
+def _record(raw: Any) -> journal.Record:
+    return journal.Record(
+        kind=journal.KINDS[raw.kind],
+        time_ms=raw.time_ms,
+        fd=raw.fd,
+        peer=_text(raw.peer),
+        size=raw.bytes,
+        text=bytes(ffi.buffer(raw.text, raw.text_len)),
+        reason=REASONS[raw.reason],
+        error=raw.error,
+        times=raw.count,
+        left_out=tuple(raw.left_out),
+    )
+
+
+def _text(raw: Any) -> str:
+    return bytes(ffi.string(raw)).decode("utf-8", "replace")
+
+
+def _errno_name(code: int) -> str:
+    return errno.errorcode.get(code, str(code)) if code else "other"
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1_000_000_000)
+
+
+def _raise_for(rc: int) -> None:
+    if rc == -errno.ECHILD:
+        raise RuntimeError("this Server belongs to the process that forked")
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))

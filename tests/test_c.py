@@ -1,0 +1,103 @@
+"""The C tests: each program of tests/c is compiled with the core, under sanitizers, and its rows must pass."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CC = os.environ.get("CC", "cc")
+CORE = sorted(
+    str(path.relative_to(ROOT))
+    for room in ("poller", "core", "server")
+    for path in (ROOT / "csrc" / room).glob("*.c")
+    if path.name != "hook.c"
+)
+ASAN = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+TSAN = ["-g", "-O1", "-fsanitize=thread"]
+POLLERS = ["epoll", "poll", "select"] if sys.platform == "linux" else ["kqueue"]
+
+
+def build(folder: Path, program: str, flags: list[str]) -> Path:
+    """Compiles one program of tests/c with the whole core."""
+    out = folder / program
+    command = [CC, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Icsrc", *flags, *CORE, f"tests/c/{program}.c"]
+    done = subprocess.run([*command, "-lpthread", "-o", out], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def run(program: Path, *args: str) -> list[str]:
+    """Runs it; the lines that it printed. A row that failed fails the test with its words."""
+    done = subprocess.run([program, *args], capture_output=True, text=True, timeout=120)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert not failed, "\n".join(failed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("program", ["framing", "core"])
+def test_every_row_of_the_core_holds(program: str, tmp_path: Path) -> None:
+    """Framing, slab, buffers, journal, inbox, batch and template keep their contracts, under ASan and UBSan."""
+    assert " 0 failed, 0 skipped" in run(build(tmp_path, program, ASAN))[-1]
+
+
+@pytest.fixture(scope="session")
+def kevent_under_asan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kevent rows, with ASan and UBSan."""
+    return build(tmp_path_factory.mktemp("kevent"), "kevent", ASAN)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("poller", POLLERS)
+def test_every_kevent_row_holds(poller: str, kevent_under_asan: Path) -> None:
+    """The rules of kevent that the loop relies on hold on each poller, with no gate but those it lists."""
+    lines = run(kevent_under_asan, poller)
+    gates = {row for row, _, _ in gates_of(kevent_under_asan)}
+    skipped = {line.split(":")[0].removeprefix("skip ").removeprefix(f"{poller} ") for line in lines if "skip " in line}
+    assert all(any(gate in row for gate in gates) for row in skipped)
+    assert " 0 failed" in lines[-1]
+
+
+def gates_of(program: Path) -> list[list[str]]:
+    """(row, where it does not run, reason) of every gate."""
+    return [line.split("\t") for line in run(program, "--gates")]
+
+
+def test_the_documentation_lists_every_gate(kevent_under_asan: Path) -> None:
+    """docs/kevent.md names each gated row and its reason."""
+    page = " ".join((ROOT / "docs" / "kevent.md").read_text().split())
+    for row, _, reason in gates_of(kevent_under_asan):
+        assert f"`{row}`" in page
+        assert reason in page
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(sys.platform != "linux", reason="ThreadSanitizer is run on Linux")
+@pytest.mark.parametrize("poller", POLLERS)
+def test_several_loops_race_nowhere(poller: str, tmp_path: Path) -> None:
+    """Three loops under ThreadSanitizer serve clients that come and go, stop, and report nothing."""
+    program = build(tmp_path, "serve", TSAN)
+    with subprocess.Popen(
+        [program, "0", "line", "system: {message}", "3", "0", poller],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        assert server.stdout
+        port = server.stdout.readline().rpartition(":")[2].strip()
+        clients = subprocess.run([sys.executable, ROOT / "tests" / "clients.py", port], timeout=120)
+        output = server.communicate("\n", timeout=60)[0]
+    assert clients.returncode == 0
+    assert "WARNING" not in output
+    assert server.returncode == 0, output
+
+
+def test_the_core_builds_in_one_plain_command(tmp_path: Path) -> None:
+    """Any C11 compiler builds the whole server without Python, flags or generated files."""
+    program = build(tmp_path, "serve", [])
+    assert shutil.which(str(program))

@@ -1,0 +1,189 @@
+"""Limits: connections, descriptors, idle clients, log lines."""
+
+import json
+import resource
+import socket
+import sys
+import time
+
+import pytest
+from conftest import Serve, read_exactly, read_to_end, wait_until
+
+
+def ask(client: socket.socket, text: bytes = b"hi") -> None:
+    """One exchange."""
+    client.sendall(text)
+    assert read_exactly(client, 8 + len(text)) == b"system: " + text
+
+
+@pytest.mark.parametrize("loops", ["1", "3"])
+def test_max_connections_is_exact(loops: str, serve: Serve, poller: str) -> None:
+    """So many are served; the next one waits in the backlog until one leaves, with several loops too."""
+    server = serve("--max-connections", "5", "--loops", loops, "--poller", poller)
+    clients = [server.connect() for _ in range(5)]
+    for client in clients:
+        ask(client)
+    waiting = server.connect()
+    waiting.sendall(b"hi")
+    waiting.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        waiting.recv(100)
+    waiting.settimeout(5)
+    clients[2].close()
+    assert read_exactly(waiting, 10) == b"system: hi"
+    for client in [*clients, waiting]:
+        client.close()
+
+
+@pytest.mark.timeout(120)
+def test_thousands_of_connections(serve: Serve, poller: str) -> None:
+    """2,000 clients at a time (900 with select) are all answered, twice."""
+    count = 900 if poller == "select" else 2000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 100:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 100), hard))
+    server = serve("--poller", poller, "--log-rate", "0")
+    clients = [server.connect() for _ in range(count)]
+    for text in (b"one", b"two"):
+        for client in clients:
+            client.sendall(text)
+        for client in clients:
+            assert read_exactly(client, 11) == b"system: " + text
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit() of another process is Linux's")
+def test_no_descriptor_left_pauses_accepting(serve: Serve) -> None:
+    """At EMFILE nothing spins, one line says what to do, and who waits is served when there is room again."""
+    server = serve()
+    server.allow("EMFILE")
+    with server.connect() as client:
+        ask(client)
+        before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (server.descriptor_count(), before[1]))
+        with server.connect() as waiting:
+            waiting.sendall(b"hi")
+            server.wait_for("^warning: .*EMFILE.*ulimit -n")
+            ask(client)
+            spent_s = cpu_s(server.process.pid)
+            ask(client)
+            assert cpu_s(server.process.pid) - spent_s < 0.2
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
+            assert read_exactly(waiting, 10) == b"system: hi"
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_idle_clients_are_closed(serve: Serve, poller: str) -> None:
+    """A client without progress is closed with that reason; one that talks meanwhile is not."""
+    server = serve("--idle-timeout", "600ms", "--poller", poller)
+    with server.connect() as idle, server.connect() as busy:
+        begun = time.monotonic()
+        idle.settimeout(0.1)
+        ended = False
+        while not ended:
+            ask(busy)
+            try:
+                ended = idle.recv(1) == b""
+            except TimeoutError:
+                assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun >= 0.6
+        ask(busy)
+        server.wait_for("disconnected: idle for 600 ms")
+
+
+def test_an_idle_timeout_of_0_is_never(serve: Serve) -> None:
+    """With 0 a quiet client stays, and the loop does not wake for it."""
+    server = serve("--idle-timeout", "0")
+    with server.connect() as client:
+        client.settimeout(1.2)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        ask(client)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_waiting_server_rests(serve: Serve) -> None:
+    """With idle clients, one of them at its end and unread, the server uses no processor time to speak of."""
+    server = serve("--framing", "line")
+    with server.connect() as client, server.connect() as unread:
+        unread.sendall(b"unfinished")
+        ask_line(client)
+        spent_s = cpu_s(server.process.pid)
+        client.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        assert cpu_s(server.process.pid) - spent_s < 0.1
+
+
+def ask_line(client: socket.socket) -> None:
+    """One exchange of a line."""
+    client.sendall(b"hi\n")
+    assert read_exactly(client, 11) == b"system: hi\n"
+
+
+def test_max_connections_above_the_limit_is_lowered(serve: Serve) -> None:
+    """The warning names the limit and the command that raises it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > 2_000_000:
+        pytest.skip("this system limits no process's descriptors")
+    server = serve("--max-connections", str(hard + 1000))
+    server.allow("max_connections is lowered")
+    assert str(hard) in server.wait_for(r"^warning: max_connections is lowered.*ulimit -n.*")[0]
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_client_lines_are_limited(loops: int, serve: Serve) -> None:
+    """At most --log-rate lines a second and loop; what was left out is counted by kind and said."""
+    server = serve("--log-rate", "10", "--loops", str(loops), "--framing", "line")
+    assert server.exchange(b"x\n" * 1000) == b"system: x\n" * 1000
+    server.wait_for(r"Left out .* received", 5)
+    server.kill()
+    assert server.wait() == 0
+    received = sum(line.startswith("Received") for line in server.lines)
+    left_out = sum(int(line.split(" received")[0].split()[-1]) for line in server.lines if " received" in line)
+    assert received + left_out == 1000
+    assert received <= 10 * loops * 3
+
+
+def test_log_rate_0_is_silence(serve: Serve) -> None:
+    """No client line, and none about those left out."""
+    server = serve("--log-rate", "0")
+    server.exchange(b"x")
+    server.finish()
+    assert [line.split()[1] for line in server.lines] == ["started", "stopped:"]
+
+
+def test_json_lines(serve: Serve) -> None:
+    """Every line is an object with its event, and the last one holds every counter."""
+    server = serve("--log-format", "json")
+    with server.connect() as client:
+        peer = "127.0.0.1:%d" % client.getsockname()[1]
+        ask(client)
+    server.wait_for('"disconnected"')
+    server.finish()
+    lines = [json.loads(line) for line in server.lines]
+    assert [line["event"] for line in lines] == ["started", "connected", "received", "disconnected", "stopped"]
+    assert lines[2]["message"] == "Received: hi"
+    assert {line["peer"] for line in lines[1:4]} == {peer}
+    assert len({line["fd"] for line in lines[1:4]}) == 1
+    assert lines[2]["bytes"] == 2
+    assert lines[3]["reason"] == "eof"
+    assert lines[4]["stats"]["answered"] == 1
+    assert all(line["time"].endswith("Z") and len(line["time"]) == 24 for line in lines)
+
+
+def test_the_loop_turns_though_events_are_few(serve: Serve) -> None:
+    """A client that ends while its answers are unread loses none of them."""
+    server = serve("--framing", "line", "--reply", "{message}")
+    with server.connect() as client:
+        client.sendall(b"a\n" * 10)
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: len(client.recv(100, socket.MSG_PEEK)) == 20, "all answers")
+        assert read_to_end(client) == b"a\n" * 10
