@@ -177,7 +177,9 @@ class RunningServer:
         assert self.wait() == self.exit_code, self.lines
         if self.exit_code in (0, 1):
             check_sums(self.counters())
-        loud = [line for line in self.lines if re.match(r"warning: |error: |Traceback|.*(Sanitizer|runtime error)", line)]
+        loud = [
+            line for line in self.lines if re.match(r"warning: |error: |Traceback|.*(Sanitizer|runtime error)", line)
+        ]
         assert not [line for line in loud if not any(re.search(fine, line) for fine in self._unexpected_is_fine)]
 
 

@@ -164,7 +164,7 @@ def test_json_lines(serve: Serve) -> None:
     """Every line is an object with its event, and the last one holds every counter."""
     server = serve("--log-format", "json")
     with server.connect() as client:
-        peer = "127.0.0.1:%d" % client.getsockname()[1]
+        peer = f"127.0.0.1:{client.getsockname()[1]}"
         ask(client)
     server.wait_for('"disconnected"')
     server.finish()

@@ -50,13 +50,19 @@ enum {
 };
 #endif
 
+enum {
+    KQN_READY_MAX =
+        1024, /* where kevent() is ours, one wait looks at so many ready descriptors; the others come next */
+};
+
 struct kqn_poller; /* owns one kernel queue; one thread waits, any thread may wake it */
 
 /* 0 or -errno; the caller owns *out. -ENOSYS: this system has no such poller. */
 int kqn_poller_open(struct kqn_poller **out, enum kqn_poller_kind kind);
 
 /* Hands in the changes, then waits for events and takes them out: their number, or -errno. A signal ends the wait
- * with 0 events; the changes are then in. -EINVAL: max_events is below 1 or below change_count. */
+ * with 0 events; the changes are then in. It may also end early with fewer events than are ready, or with none.
+ * -EINVAL: max_events is below 1 or below change_count. */
 int kqn_poller_wait(struct kqn_poller *poller, const struct kevent *changes, int change_count, struct kevent *events,
                     int max_events, int64_t timeout_ns); /* negative: no limit */
 

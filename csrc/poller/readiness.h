@@ -5,6 +5,7 @@
 #define KQN_READINESS_H
 #include <stdint.h>
 
+#include "poller/poller.h"
 #include "poller/table.h"
 
 #ifdef __linux__
@@ -19,10 +20,6 @@ enum { /* conditions; the values are Linux's own for epoll, which need no transl
     KQN_READY_ERROR = 0x8,   /* reported whether asked for or not */
     KQN_READY_HANGUP = 0x10, /* both directions have ended; reported whether asked for or not */
     KQN_READY_EOF = 0x2000,  /* the peer sends no more */
-};
-
-enum {
-    KQN_READY_MAX = 1024, /* descriptors that one wait reports; the others have their turn in the next */
 };
 
 struct kqn_ready {

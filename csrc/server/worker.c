@@ -128,10 +128,10 @@ static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struc
  * descriptors take turns, so many full turns in a row have seen them all. */
 static bool events_wait(struct kqn_worker *worker)
 {
-    uint32_t batch = (uint32_t)worker->loop.batch;
-    bool is_full = worker->loop.event_count == worker->loop.batch;
-    worker->full_turns =
-        is_full && worker->full_turns <= worker->loop.watches.taken_count / batch ? worker->full_turns + 1 : 0;
+    int most = worker->loop.batch < KQN_READY_MAX ? worker->loop.batch : KQN_READY_MAX;
+    uint32_t turns_for_all = worker->loop.watches.taken_count / (uint32_t)most + 1;
+    bool is_full = worker->loop.event_count >= most;
+    worker->full_turns = is_full && worker->full_turns < turns_for_all ? worker->full_turns + 1 : 0;
     return worker->full_turns > 0;
 }
 
