@@ -80,7 +80,7 @@ $(VENV)/.lint: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.cross: $(VENV)/.python pyproject.toml
-	$(PIP) install --group cross cffi
+	$(PIP) install --group cross
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.python pyproject.toml
