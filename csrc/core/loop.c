@@ -175,9 +175,9 @@ struct kqn_watch *kqn_loop_reap(struct kqn_loop *loop)
     struct kqn_watch *watch = watch_at(loop, loop->ended_head);
     loop->ended_head = watch->next_ended;
     kqn_poller_forget(loop->poller, watch->fd);
-    /* A forked child that holds the socket would keep the peer from seeing its end. */
+    /* A forked child that holds the socket would keep the peer from seeing its end, and a listener listening. */
     if (kqn_fork_happened())
-        kqn_sys_shutdown_write(watch->fd);
+        kqn_sys_shutdown_both(watch->fd);
     kqn_sys_close(watch->fd);
     return watch;
 }

@@ -162,6 +162,11 @@ int kqn_sys_shutdown_write(int fd)
     return result_of(shutdown(fd, SHUT_WR));
 }
 
+int kqn_sys_shutdown_both(int fd)
+{
+    return result_of(shutdown(fd, SHUT_RDWR));
+}
+
 int kqn_sys_close(int fd)
 {
     return result_of(close(fd));

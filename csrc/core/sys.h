@@ -32,6 +32,7 @@ int kqn_sys_accept(int fd, union kqn_address *peer);
 ssize_t kqn_sys_read(int fd, void *bytes, size_t len);
 ssize_t kqn_sys_write(int fd, const void *bytes, size_t len); /* never raises SIGPIPE */
 int kqn_sys_shutdown_write(int fd);
+int kqn_sys_shutdown_both(int fd);
 int kqn_sys_close(int fd);
 
 /* The file of a unix socket: what stands at path, and its removal. */
