@@ -2,13 +2,14 @@
 
 import errno
 import os
-import socket
 
 from kqnative.errors import ListenError
 
 
 def resolve(host: str) -> str:
     """The first numeric address of a host, IPv4 before IPv6. Raises ListenError."""
+    import socket
+
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

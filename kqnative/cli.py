@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ COMMANDS = {"serve": "answer the messages of TCP clients"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0 done, 1 it could not be done, 2 bad usage or configuration."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before a command has its own answer: no traceback
     _fill_standard_descriptors()
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["--version"]:

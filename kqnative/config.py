@@ -70,7 +70,7 @@ class Option:
         if self.kind is TEXT:
             return ""
         between = f"{self.kind.show(self.low)} to {self.kind.show(self.high)}"
-        return f"{between}, 0: {self.zero}" if self.zero else between
+        return f"{between} (0: {self.zero})" if self.zero else between
 
 
 def _option(default: T, kind: Kind, group: str, help: str, **facts: Any) -> T:  # noqa: A002
@@ -200,8 +200,11 @@ OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in dataclasses.
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
 
 
-def check(name: str, value: object, *, label: str) -> Any:
-    """The value of one field, converted where that loses nothing; ConfigError under this label if it is wrong."""
+def check(name: str, value: object, *, label: str, text: str | None = None) -> Any:
+    """The value of one field, converted where that loses nothing; ConfigError under this label if it is wrong.
+
+    `text` is what it was written as, for the error.
+    """
     option = OPTIONS[name]
     if value is None and option.none:
         return None
@@ -211,7 +214,8 @@ def check(name: str, value: object, *, label: str) -> Any:
         return _check_text(option, value, label)
     assert isinstance(value, int | float)
     if not (option.low <= value <= option.high or (option.zero and value == 0)):  # NaN is in no range
-        raise ConfigError(f"{label}: {shown(value)} is not allowed; it takes {option.range}")
+        given = shown(value if text is None else text)
+        raise ConfigError(f"{label}: {given} is not allowed; it takes {option.range}")
     return float(value) if option.kind is DURATION else value
 
 
@@ -222,7 +226,7 @@ def parse(name: str, text: str, *, label: str) -> Any:
         value = option.kind.parse(text)
     except ValueError as error:
         raise ConfigError(f"{label}: {shown(text)} is not {error}") from None
-    return check(name, value, label=label)
+    return check(name, value, label=label, text=text)
 
 
 def shown(value: object) -> str:

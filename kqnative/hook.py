@@ -11,6 +11,7 @@ from typing import Any
 from kqnative.errors import ConfigError
 
 MOST_CAUSES = 64  # kept apart at a time; a hook that invents causes shares the last place
+FIRST_LINE_MAX = 500
 TRACEBACK_MAX = 16_384  # characters of a traceback that are logged
 
 
@@ -116,11 +117,16 @@ def _cause(error: BaseException) -> Cause:
 
 
 def _text(error: BaseException) -> str:
+    """The exception in a line, then its traceback."""
     try:
-        whole = "".join(traceback.format_exception(error)).rstrip()
+        only = "".join(traceback.format_exception_only(error)).strip()
+        whole = "".join(traceback.format_exception(error)).strip()
     except Exception:  # an exception class of the user's whose own parts raise
-        whole = f"{type(error).__qualname__}, which cannot be shown"
-    return whole if len(whole) <= TRACEBACK_MAX else f"…{whole[-TRACEBACK_MAX:]}"
+        return f"{type(error).__qualname__}, which cannot be shown"
+    first = only.partition("\n")[0][:FIRST_LINE_MAX]
+    if error.__traceback__ is None:
+        return first
+    return f"{first}\n{whole if len(whole) <= TRACEBACK_MAX else '…' + whole[-TRACEBACK_MAX:]}"
 
 
 def _left_out_text(cause: Cause, count: int) -> str:

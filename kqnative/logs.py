@@ -4,8 +4,7 @@ import codecs
 import logging
 import os
 import select
-from datetime import UTC, datetime
-from time import monotonic
+from time import gmtime, monotonic, strftime
 from typing import Any, Literal
 
 SERVER = logging.getLogger("kqnative.server")
@@ -85,9 +84,9 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         import json
 
-        when = datetime.fromtimestamp(record.created, UTC)
+        seconds, ms = divmod(round(record.created * 1_000), 1_000)
         line = {
-            "time": when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1_000:03d}Z",
+            "time": f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{ms:03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": getattr(record, "event", "log"),

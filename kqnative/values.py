@@ -4,55 +4,44 @@ Durations are seconds, sizes bytes. Digits are ASCII digits only.
 """
 
 import re
-from fractions import Fraction
 
-DURATION_UNITS = {
-    "us": Fraction(1, 1_000_000),
-    "ms": Fraction(1, 1_000),
-    "s": Fraction(1),
-    "m": Fraction(60),
-    "h": Fraction(3_600),
-}
-SIZE_UNITS = {
-    "k": Fraction(1 << 10),
-    "M": Fraction(1 << 20),
-    "G": Fraction(1 << 30),
-    "KiB": Fraction(1 << 10),
-    "MiB": Fraction(1 << 20),
-    "GiB": Fraction(1 << 30),
-}
-COUNT_UNITS = {"k": Fraction(1_000), "M": Fraction(1_000_000)}
+DURATION_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}  # microseconds
+SIZE_UNITS = {"k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+COUNT_UNITS = {"k": 1_000, "M": 1_000_000}
 
 # At most 30 digits: what is longer is out of every range, and Python refuses to convert it at some length.
-_NUMBER = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([A-Za-z]*)")
+_NUMBER = re.compile(r"([0-9]{1,30})(?:\.([0-9]{1,30}))? ?([A-Za-z]*)")
 
 
-def _parse(text: str, units: dict[str, Fraction]) -> Fraction:
+def _parse(text: str, units: dict[str, int], bare: int) -> tuple[int, int]:
+    """The value as an exact fraction; without a unit the number counts `bare`."""
     found = _NUMBER.fullmatch(text)
-    if found is None or (found[2] and found[2] not in units):
+    if found is None or (found[3] and found[3] not in units):
         raise ValueError(f"a number, or one with a unit: {' '.join(units)}")
-    return Fraction(found[1]) * (units[found[2]] if found[2] else 1)
+    decimals = found[2] or ""
+    return int(found[1] + decimals) * (units[found[3]] if found[3] else bare), 10 ** len(decimals)
 
 
-def _whole(value: Fraction) -> int:
-    if value.denominator != 1:
+def _whole(numerator: int, denominator: int) -> int:
+    if numerator % denominator:
         raise ValueError("a whole number")
-    return int(value)
+    return numerator // denominator
 
 
 def parse_duration(text: str) -> float:
     """Seconds; a bare number is seconds. Raises ValueError, which says what it should be."""
-    return float(_parse(text, DURATION_UNITS))
+    numerator, denominator = _parse(text, DURATION_UNITS, bare=1_000_000)
+    return numerator / (denominator * 1_000_000)
 
 
 def parse_size(text: str) -> int:
     """Bytes; units are 1,024-based. Raises ValueError, which says what it should be."""
-    return _whole(_parse(text, SIZE_UNITS))
+    return _whole(*_parse(text, SIZE_UNITS, bare=1))
 
 
 def parse_count(text: str) -> int:
     """A count or a rate; units are 1,000-based. Raises ValueError, which says what it should be."""
-    return _whole(_parse(text, COUNT_UNITS))
+    return _whole(*_parse(text, COUNT_UNITS, bare=1))
 
 
 def show_duration(seconds: float) -> str:

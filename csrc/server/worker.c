@@ -179,6 +179,17 @@ static bool take_inbox(struct kqn_worker *worker)
     return drain_asked;
 }
 
+/* Loop 0 listens no more, and every loop is told to drain. */
+static void pass_stop_on(struct kqn_worker *worker, int64_t grace_ns)
+{
+    struct kqn_server *server = worker->server;
+    kqn_listener_stop(&server->listener, worker);
+    server->drain_deadline_ns = worker->loop.now_ns + grace_ns;
+    atomic_store(&server->drain_asked, true);
+    for (int i = 1; i < server->worker_count; i++)
+        kqn_poller_wake(server->workers[i].loop.poller);
+}
+
 /* Loop 0's part of a turn: new clients, and the stop. */
 static void accept_clients(struct kqn_worker *worker)
 {
@@ -187,13 +198,8 @@ static void accept_clients(struct kqn_worker *worker)
     if (worker->listener_ready)
         kqn_listener_accept(&server->listener, worker);
     worker->listener_ready = false;
-    if (!atomic_load(&server->stop_asked) || server->listener.stopped)
-        return;
-    kqn_listener_stop(&server->listener, worker);
-    server->drain_deadline_ns = worker->loop.now_ns + server->stop_grace_ns;
-    atomic_store(&server->drain_asked, true);
-    for (int i = 1; i < server->worker_count; i++)
-        kqn_poller_wake(server->workers[i].loop.poller);
+    if (atomic_load(&server->stop_asked) && !server->listener.stopped)
+        pass_stop_on(worker, server->stop_grace_ns);
 }
 
 static void drain(struct kqn_worker *worker)
@@ -294,6 +300,10 @@ static void fail(struct kqn_worker *worker, int error)
         record->error = error;
         kqn_journal_commit(&worker->journal);
     }
+    /* Without loop 0 nobody would hear of a stop any more. */
+    if (worker->index == 0 && !worker->server->listener.stopped)
+        pass_stop_on(worker, 0);
+    take_inbox(worker);
     uint32_t index = 0;
     struct kqn_conn *conn;
     while ((conn = next_conn(worker, &index)))
