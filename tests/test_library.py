@@ -491,7 +491,7 @@ import json, sys, threading, time
 from kqnative import Server
 
 def tell_port(main):
-    while sys._current_frames()[main].f_code.co_name != "wait":  # of run()
+    while sys._current_frames()[main].f_code.co_qualname != "Latch.wait":  # in run()
         time.sleep(0.001)
     print(server.port, flush=True)
 

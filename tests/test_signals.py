@@ -31,6 +31,12 @@ def waits(message):
         wait_for_signal()
     return message
 
+def works(message):
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    wait_for_signal()
+    return message * (16 << 20)
+
 def sleeps(message):
     wait_for_signal()
     time.sleep(60)
@@ -287,6 +293,16 @@ def test_a_client_that_never_reads_is_cut(serve: Serve, poller: str) -> None:
         return lasted_s
 
     best_of_three(measure_s, 1.5)
+
+
+def test_the_grace_begins_with_the_signal(serve: Serve, options: Callable[[str], list[str]]) -> None:
+    """What a hook has spent before the signal does not shorten the grace: a client that reads in time gets all."""
+    server = serve(*options("works"), "--grace", "0.9")
+    with server.connect() as client:
+        client.sendall(b"x\n")
+        server.wait_for("^hook saw the signal$")
+        assert read_to_end(client) == b"x" * (16 * MIB) + b"\n"
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize("clients", [1, 150])
