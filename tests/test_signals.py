@@ -35,6 +35,7 @@ def works(message):
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
     wait_for_signal()
+    time.sleep(0.1)  # the handler goes on to ask for the stop
     return message * (16 << 20)
 
 def sleeps(message):
@@ -301,6 +302,7 @@ def test_the_grace_begins_with_the_signal(serve: Serve, options: Callable[[str],
     with server.connect() as client:
         client.sendall(b"x\n")
         server.wait_for("^hook saw the signal$")
+        wait_until(lambda: not is_listening(server), "the answer is being written, and the stop has begun")
         assert read_to_end(client) == b"x" * (16 * MIB) + b"\n"
     assert server.wait() == 0
 

@@ -33,9 +33,14 @@ static PyObject *take_exception(void)
 #endif
 }
 
-/* Hands the exception that is set to on_error. */
+/* Hands the exception that is set to on_error. Not in a forked child: there, a lock that on_error takes may be held
+ * by a thread that is no more. */
 static void report_exception(const struct hook *hook)
 {
+    if (kqn_fork_generation() != hook->fork_generation) {
+        PyErr_Clear();
+        return;
+    }
     PyObject *exception = take_exception();
     PyObject *result = exception ? PyObject_CallFunctionObjArgs(hook->on_error, exception, NULL) : NULL;
     if (!result)

@@ -184,6 +184,7 @@ static void pass_stop_on(struct kqn_worker *worker, int64_t grace_ns)
 {
     struct kqn_server *server = worker->server;
     kqn_listener_stop(&server->listener, worker);
+    kqn_loop_read_clock(&worker->loop); /* nobody's grace is shortened by what this turn took */
     server->drain_deadline_ns = worker->loop.now_ns + grace_ns;
     atomic_store(&server->drain_asked, true);
     for (int i = 1; i < server->worker_count; i++)
