@@ -161,6 +161,16 @@ class RunningServer:
         assert last.startswith("Server stopped: ")
         return counters_of_text(last)
 
+    def counter(self, name: str) -> int:
+        """One counter of the whole run."""
+        return int(str(self.counters()[name]))
+
+    def closed(self, reason: str) -> int:
+        """How many connections of the whole run ended for this reason."""
+        counts = self.counters()["closed"]
+        assert isinstance(counts, dict)
+        return int(counts[reason])
+
     def clean_up(self) -> None:
         """Leaves no process, thread or descriptor, whatever the test came to."""
         self.process.kill()

@@ -70,18 +70,6 @@ def ask(client: socket.socket, text: bytes) -> bytes:
     return answer[:-1]
 
 
-def number(server: RunningServer, name: str) -> int:
-    """One counter of a server that has ended."""
-    return int(str(server.counters()[name]))
-
-
-def closed(server: RunningServer, reason: str) -> int:
-    """How many connections of a server that has ended did so for this reason."""
-    counts = server.counters()["closed"]
-    assert isinstance(counts, dict)
-    return int(counts[reason])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hook_answers(kind: str, hooked: Hooked, poller: str) -> None:
     """Bytes go in, and the bytes that it returns come back, on every poller."""
@@ -114,8 +102,8 @@ def test_none_is_no_answer(hooked: Hooked) -> None:
     assert server.exchange(b"a\nno\nno\nb\n") == b"a\nb\n"
     assert server.exchange(b"no\n") == b""
     server.finish()
-    assert (number(server, "answered"), number(server, "declined")) == (2, 3)
-    assert closed(server, "eof") == 2
+    assert (server.counter("answered"), server.counter("declined")) == (2, 3)
+    assert server.closed("eof") == 2
 
 
 @pytest.mark.parametrize("framing", MESSAGES)
@@ -125,7 +113,7 @@ def test_an_empty_answer_is_one(framing: str, hooked: Hooked) -> None:
     message = MESSAGES[framing]
     assert server.exchange(message(b"hi")) == message(b"")
     server.finish()
-    assert (number(server, "answered"), number(server, "declined")) == (1, 0)
+    assert (server.counter("answered"), server.counter("declined")) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +168,8 @@ def test_a_failing_hook_ends_one_connection(deed: str, logged: str, hooked: Hook
     server.wait_for(logged)
     server.wait_for("^Client FD .* disconnected: hook failed$")
     server.finish()
-    assert (number(server, "answered"), number(server, "failed"), number(server, "unanswered")) == (3, 1, 1)
-    assert closed(server, "hook") == 1
+    assert (server.counter("answered"), server.counter("failed"), server.counter("unanswered")) == (3, 1, 1)
+    assert server.closed("hook") == 1
     assert not [line for line in server.lines[:-1] if line.startswith("Server stopped")]
     assert not [line for line in server.lines if "\x1b" in line]
 
@@ -215,7 +203,7 @@ def test_tracebacks_have_a_rate(hooked: Hooked) -> None:
     left_out = [re.search(r"^error: hook failed: ValueError at .*py:4: (\d+) more left out$", x) for x in server.lines]
     assert 1 <= shown <= lasted_s + 1
     assert shown + sum(int(found[1]) for found in left_out if found) == 40
-    assert number(server, "failed") == 41
+    assert server.counter("failed") == 41
 
 
 def test_a_hook_that_recurses_without_end(hooked: Hooked) -> None:
@@ -267,7 +255,7 @@ def test_a_failing_batch_ends_its_connections(deed: str, logged: str, hooked: Ho
         assert ask(waiting, b"again") == b"again"
     server.wait_for(logged)
     server.finish()
-    assert (number(server, "failed"), closed(server, "hook"), closed(server, "eof")) == (2, 2, 2)
+    assert (server.counter("failed"), server.closed("hook"), server.closed("eof")) == (2, 2, 2)
 
 
 def test_a_batch_takes_and_gives_lists(hooked: Hooked) -> None:
@@ -281,7 +269,7 @@ def test_a_batch_takes_and_gives_lists(hooked: Hooked) -> None:
     server = hooked(source, "--framing", "line", kind="--hook-batch")
     assert server.exchange(b"a\nno\nb\n") == b"a\nb\n"
     server.finish()
-    assert (number(server, "answered"), number(server, "declined")) == (2, 1)
+    assert (server.counter("answered"), server.counter("declined")) == (2, 1)
 
 
 @pytest.mark.parametrize("loops", ["1", "2"])
@@ -309,7 +297,7 @@ def test_everybody_gets_the_own_answers(kind: str, loops: str, hooked: Hooked) -
         thread.join()
     assert not failures
     server.finish()
-    assert number(server, "answered") == 20 * 320
+    assert server.counter("answered") == 20 * 320
 
 
 def test_a_sleeping_hook_holds_up_its_own_loop_alone(hooked: Hooked, tmp_path: Path) -> None:
@@ -337,7 +325,7 @@ def test_a_client_that_breaks_off_while_its_hook_runs(hooked: Hooked, tmp_path: 
     (tmp_path / "go").touch()
     assert server.exchange(b"next\n") == b"next\n"
     server.finish()
-    assert (number(server, "answered"), number(server, "unanswered"), closed(server, "reset")) == (1, 1, 1)
+    assert (server.counter("answered"), server.counter("unanswered"), server.closed("reset")) == (1, 1, 1)
 
 
 def test_a_loop_calls_its_hook_in_one_thread(hooked: Hooked) -> None:
@@ -361,7 +349,7 @@ def test_a_half_closed_client_gets_every_answer(kind: str, hooked: Hooked, polle
     server = hooked(source, "--framing", "line", "--poller", poller, kind=kind)
     assert server.exchange(b"\n" * 65_536) == b"".join(b"%d\n" % i for i in range(65_536))
     server.finish()
-    assert number(server, "answered") == number(server, "messages") == 65_536
+    assert server.counter("answered") == server.counter("messages") == 65_536
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -431,8 +419,8 @@ def test_a_fork_in_a_hook_harms_nobody(deed: bytes, hooked: Hooked, poller: str)
         assert exchange(client, b"last\n") == b"last\n"
         assert exchange(witness, b"last\n") == b"last\n"
     server.finish()
-    assert number(server, "messages") == number(server, "answered") == 8
-    assert closed(server, "eof") == 2
+    assert server.counter("messages") == server.counter("answered") == 8
+    assert server.closed("eof") == 2
 
 
 @pytest.mark.parametrize("deed", [b"exits", b"returns"])

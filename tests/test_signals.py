@@ -91,18 +91,6 @@ def is_listening(server: RunningServer) -> bool:
     return True
 
 
-def number(server: RunningServer, name: str) -> int:
-    """One counter of a server that has ended."""
-    return int(str(server.counters()[name]))
-
-
-def closed(server: RunningServer, reason: str) -> int:
-    """How many connections of a server that has ended did so for this reason."""
-    counts = server.counters()["closed"]
-    assert isinstance(counts, dict)
-    return int(counts[reason])
-
-
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_an_idle_client_delays_no_end(sent: signal.Signals, serve: Serve, poller: str) -> None:
     """With an idle client a signal ends the server within 1.5 s, with exit code 0; the client sees the end."""
@@ -117,7 +105,7 @@ def test_an_idle_client_delays_no_end(sent: signal.Signals, serve: Serve, poller
             assert read_to_end(client) == read_to_end(silent) == b""
             assert server.wait() == 0  # neither client closes its side: the server does not wait for that
             lasted_s = time.monotonic() - begun
-        assert closed(server, "stopped") == 2
+        assert server.closed("stopped") == 2
         server.wait_for("^Client FD .* disconnected: server stopped$")
         return lasted_s
 
@@ -175,7 +163,7 @@ def test_every_message_read_before_the_stop_is_answered(
     assert time.monotonic() - begun < 3
     for thread in threads:
         thread.join()
-    assert number(server, "messages") == number(server, "answered") == sum(answered)
+    assert server.counter("messages") == server.counter("answered") == sum(answered)
 
 
 @pytest.mark.parametrize("burst", [1, 100])
@@ -189,7 +177,7 @@ def test_every_message_of_a_hook_is_answered(burst: int, serve: Serve, tmp_path:
     assert server.wait() == 0
     for thread in threads:
         thread.join()
-    assert number(server, "messages") == number(server, "answered") == sum(answered)
+    assert server.counter("messages") == server.counter("answered") == sum(answered)
 
 
 @pytest.mark.parametrize(("sent", "function"), [(signal.SIGINT, "sleeps"), (signal.SIGTERM, "spins")])
@@ -268,7 +256,7 @@ def test_a_slow_reader_gets_all_within_the_grace(loops: str, serve: Serve, polle
             assert read_to_end(client) == digit * (16 * MIB) + b"\n" + b"last" * 16 + b"\n"
             client.close()
         assert server.wait() == 0
-    assert number(server, "answered") == number(server, "messages") == 4
+    assert server.counter("answered") == server.counter("messages") == 4
 
 
 def test_a_client_that_never_reads_is_cut(serve: Serve, poller: str) -> None:
@@ -288,8 +276,8 @@ def test_a_client_that_never_reads_is_cut(serve: Serve, poller: str) -> None:
             assert server.wait() == 1
             lasted_s = time.monotonic() - begun
         assert lasted_s >= 0.5
-        assert (number(server, "answered"), number(server, "unanswered")) == (0, 1)
-        assert (closed(server, "cut"), closed(server, "stopped")) == (1, 1)
+        assert (server.counter("answered"), server.counter("unanswered")) == (0, 1)
+        assert (server.closed("cut"), server.closed("stopped")) == (1, 1)
         server.wait_for("^warning: answers owed to clients were cut after a grace of 500 ms: 1 clients")
         return lasted_s
 
@@ -325,7 +313,7 @@ def test_a_client_in_the_backlog_is_answered(
             assert read_to_end(client) == b"%d\n" % i
             client.close()
         assert server.wait() == 0
-    assert number(server, "accepted") == number(server, "answered") == clients + 1
+    assert server.counter("accepted") == server.counter("answered") == clients + 1
     with pytest.raises(ConnectionRefusedError), server.connect():
         pass
 
@@ -364,7 +352,7 @@ def test_what_is_sent_after_the_stop_is_thrown_away(serve: Serve) -> None:
             send_for_ever(client)
         assert server.wait() == 0
         assert time.monotonic() - begun < 3
-    assert number(server, "messages") == number(server, "answered")
+    assert server.counter("messages") == server.counter("answered")
 
 
 def test_a_pause_of_the_process_is_no_error(serve: Serve, poller: str) -> None:
@@ -388,4 +376,4 @@ def test_no_sigpipe_ends_the_command(serve: Serve) -> None:
             assert client.recv(1) == b"x"
     assert server.exchange(b"y\n") == b"y" * 16 + b"\n"
     server.finish()
-    assert closed(server, "reset") == 10
+    assert server.closed("reset") == 10
