@@ -5,9 +5,12 @@ import resource
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import Serve, read_exactly, read_to_end, wait_until
+
+from kqnative import Server
 
 
 def ask(client: socket.socket, text: bytes = b"hi") -> None:
@@ -187,3 +190,72 @@ def test_the_loop_turns_though_events_are_few(serve: Serve) -> None:
         client.shutdown(socket.SHUT_WR)
         wait_until(lambda: len(client.recv(100, socket.MSG_PEEK)) == 20, "all answers")
         assert read_to_end(client) == b"a\n" * 10
+
+
+def fill(client: socket.socket) -> None:
+    """Sends lines, and reads nothing, until the server takes no more."""
+    client.settimeout(0.2)
+    try:
+        while True:
+            client.sendall((b"x" * 1000 + b"\n") * 100)
+    except TimeoutError:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stop_at_the_limit_rests_too(serve: Serve) -> None:
+    """A full server that waits for a slow reader at its end uses no processor time to speak of."""
+    server = serve("--max-connections", "1", "--grace", "2", "--framing", "line", exit_code=1)
+    server.allow("answers owed")
+    with server.connect() as client:
+        fill(client)
+        server.wait_for("Received")
+        server.kill()
+        spent_s = cpu_s(server.process.pid)
+        time.sleep(1.2)  # a while of doing nothing is what is measured
+        assert cpu_s(server.process.pid) - spent_s < 0.3
+        server.wait()
+    assert server.closed("cut") == 1
+
+
+def test_a_slow_hook_makes_nobody_idle(serve: Serve, tmp_path: Path) -> None:
+    """Who sent while another's message held up the loop for longer than the idle timeout is answered, not closed."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n\ndef reply(message):\n    time.sleep(1.5 if message == b'slow' else 0)\n    return message\n"
+    )
+    server = serve("--framing", "line", "--hook", "slow:reply", "--idle-timeout", "1")
+    with server.connect() as slow, server.connect() as other:
+        other.sendall(b"first\n")
+        assert read_exactly(other, 6) == b"first\n"
+        slow.sendall(b"slow\n")
+        server.wait_for("Received: slow")
+        other.sendall(b"second\n")
+        assert read_exactly(other, 7) == b"second\n"
+        assert read_exactly(slow, 5) == b"slow\n"
+
+
+def test_a_server_without_clients_sleeps() -> None:
+    """With nobody there the loop does not turn, whatever the idle timeout."""
+    with Server(host="127.0.0.1", port=0, idle_timeout=0.04) as server:
+        before = server.stats().turns
+        time.sleep(0.5)  # a while of doing nothing is what is measured
+        assert server.stats().turns - before <= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_left_of_a_long_message_is_held_in_little(serve: Serve) -> None:
+    """The first byte of a line behind a line of a megabyte costs no megabyte."""
+    server = serve("--framing", "line", "--reply", "ok", "--log-rate", "0")
+
+    def private_kib() -> int:
+        with open(f"/proc/{server.process.pid}/smaps_rollup") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+
+    clients = [server.connect() for _ in range(40)]
+    before = private_kib()
+    for client in clients:
+        client.sendall(b"x" * 1_000_000 + b"\ny")
+        assert read_exactly(client, 3) == b"ok\n"
+    assert private_kib() - before < 8 * 1024
+    for client in clients:
+        client.close()

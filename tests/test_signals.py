@@ -377,3 +377,35 @@ def test_no_sigpipe_ends_the_command(serve: Serve) -> None:
     assert server.exchange(b"y\n") == b"y" * 16 + b"\n"
     server.finish()
     assert server.closed("reset") == 10
+
+
+def test_a_client_that_never_stops_sending_does_not_hold_up_the_end(serve: Serve) -> None:
+    """One that sends on and on is read once more at the stop, and then no more: exit 0, long before the grace ends."""
+    server = serve("--framing", "line", "--grace", "8")
+    ended = threading.Event()
+
+    def send_on(client: socket.socket) -> None:
+        try:
+            while not ended.is_set():
+                client.sendall(b"x\n" * 10_000)
+        except OSError:
+            pass
+
+    with server.connect() as client:
+        sender = threading.Thread(target=send_on, args=(client,))
+        sender.start()
+        try:
+            for _ in range(20):
+                assert client.recv(65_536)
+            server.kill()
+            begun = time.monotonic()
+            try:
+                while client.recv(65_536):
+                    time.sleep(0.005)  # a reader that is slower than the answers come
+            except ConnectionResetError:
+                pass
+            assert server.wait() == 0
+            assert time.monotonic() - begun < 6
+        finally:
+            ended.set()
+            sender.join()

@@ -47,8 +47,11 @@ int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct k
 int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len)
 {
     struct kqn_batch_entry *entry = &batch->entries[index];
-    size_t at = batch->answers ? batch->answers->end : 0;
-    int rc = len <= KQN_ANSWER_MAX ? kqn_pool_append(batch->pool, &batch->answers, bytes, len) : -ENOMEM;
+    if (len > KQN_ANSWER_MAX)
+        return -EMSGSIZE;
+    bool is_large = len >= KQN_BATCH_LARGE_ANSWER;
+    size_t at = batch->answers && !is_large ? batch->answers->end : 0;
+    int rc = kqn_pool_append(batch->pool, is_large ? &entry->large : &batch->answers, bytes, len);
     if (rc < 0)
         return rc;
     entry->answer_at = at;
@@ -64,6 +67,8 @@ void kqn_batch_set_failed(struct kqn_batch *batch, int index)
 
 void kqn_batch_clear(struct kqn_batch *batch)
 {
+    for (int i = 0; i < batch->count; i++)
+        kqn_pool_give(batch->pool, batch->entries[i].large);
     batch->count = 0;
     kqn_pool_give(batch->pool, batch->answers);
     batch->answers = NULL;

@@ -1,5 +1,6 @@
 /* batch.h: messages of one turn, to be answered together by a hook.
- * The messages lie one behind the other in an arena of the loop, and so do the answers. The answerer (hook.c, or a
+ * The messages lie one behind the other in an arena of the loop, and so do the answers but the long ones, which would
+ * make the arena of all depend on the answers of one. The answerer (hook.c, or a
  * test) sets every entry's verdict; entries stand in the order in which the messages came. */
 #ifndef KQN_BATCH_H
 #define KQN_BATCH_H
@@ -12,6 +13,10 @@
 enum {
     KQN_BATCH_MESSAGES = 1024,
     KQN_BATCH_BYTES = 1024 * 1024 - sizeof(struct kqn_buffer), /* of messages, unless one alone is longer */
+};
+
+enum {
+    KQN_BATCH_LARGE_ANSWER = 64 * 1024, /* bytes from which an answer has a buffer of its own */
 };
 
 enum kqn_verdict {
@@ -27,8 +32,9 @@ struct kqn_batch_entry {
     struct kqn_conn *conn; /* stays until the turn ends, though it may have ended */
     uint32_t message_at;   /* in messages */
     uint32_t message_len;
-    size_t answer_at; /* in answers */
+    size_t answer_at; /* in answers, or 0 in large */
     size_t answer_len;
+    struct kqn_buffer *large; /* the answer alone, where it is long; else NULL */
     enum kqn_verdict verdict;
     uint8_t ending_len; /* of the line's ending, to be put behind the answer */
 };
@@ -54,7 +60,7 @@ bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len);
 /* 0 or -ENOMEM. Room for the entry there must be; a message longer than the arena makes it grow. */
 int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame);
 
-/* For the answerer: gives entry `index` its answer. 0 or -ENOMEM. */
+/* For the answerer: gives entry `index` its answer. 0, -EMSGSIZE (longer than KQN_ANSWER_MAX) or -ENOMEM. */
 int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len);
 
 /* For the answerer: the message failed, and its connection ends: the later ones of it stay unanswered. */
@@ -62,6 +68,12 @@ void kqn_batch_set_failed(struct kqn_batch *batch, int index);
 
 /* Empties it, and lets go of arenas that had to grow. */
 void kqn_batch_clear(struct kqn_batch *batch);
+
+static inline const uint8_t *kqn_batch_answer(const struct kqn_batch *batch, const struct kqn_batch_entry *entry)
+{
+    const struct kqn_buffer *answers = entry->large ? entry->large : batch->answers;
+    return answers->bytes + entry->answer_at;
+}
 
 static inline const uint8_t *kqn_batch_message(const struct kqn_batch *batch, int index)
 {

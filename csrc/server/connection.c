@@ -19,6 +19,8 @@ void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_rea
         return;
     if (conn->state == KQN_CONN_LINGERING)
         worker->lingering--;
+    if (conn->starved)
+        worker->starved--;
     if (conn->out)
         worker->stats.unanswered += conn->out->mark;
     kqn_pool_give(&worker->loop.pool, conn->in);
@@ -44,6 +46,7 @@ static void linger(struct kqn_worker *worker, struct kqn_conn *conn)
     kqn_pool_give(&worker->loop.pool, conn->in);
     conn->in = NULL;
     conn->state = KQN_CONN_LINGERING;
+    kqn_worker_read_clock(worker); /* a drain of many connections takes long */
     conn->progress_ms = worker->now_ms;
     worker->lingering++;
     if (kqn_sys_shutdown_write(conn->watch.fd) < 0)
@@ -90,6 +93,21 @@ static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, 
     return at;
 }
 
+/* Gives a connection back the rest of what it held: a short one in a smaller buffer, as memory follows the bytes. */
+static void keep_rest(struct kqn_worker *worker, struct kqn_conn *conn, struct kqn_buffer *held)
+{
+    struct kqn_pool *pool = &worker->loop.pool;
+    size_t len = conn->state <= KQN_CONN_DRAINING ? kqn_buffer_len(held) : 0;
+    bool is_too_large = held->capacity > KQN_POOL_SMALLEST_BYTES && held->capacity / 4 > len;
+    if (len > 0 && (!is_too_large || kqn_pool_append(pool, &conn->in, held->bytes + held->begin, len) < 0)) {
+        conn->in = held;
+        return;
+    }
+    if (len > 0)
+        conn->in->mark = held->mark;
+    kqn_pool_give(pool, held);
+}
+
 /* Goes on with the input that the connection holds. It is taken out of its hands meanwhile: whatever ends the
  * connection can't free it under the framing. */
 static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool at_end)
@@ -102,10 +120,7 @@ static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool a
     held->begin +=
         (uint32_t)answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
     held->mark = (uint32_t)scanned;
-    if (held->begin < held->end && conn->state <= KQN_CONN_DRAINING)
-        conn->in = held;
-    else
-        kqn_pool_give(&worker->loop.pool, held);
+    keep_rest(worker, conn, held);
 }
 
 /* Answers what has just been read behind `held` bytes of an unfinished message, and keeps the rest. */
@@ -201,16 +216,19 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
         wanted = KQN_WANT_NOTHING; /* at its end READ fires for ever */
     else if (conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out))
         wanted = KQN_WANT_READ;
-    kqn_loop_want(&worker->loop, &conn->watch, conn->out ? wanted | KQN_WANT_WRITE : wanted);
+    if (conn->out && !conn->starved)
+        wanted |= KQN_WANT_WRITE;
+    kqn_loop_want(&worker->loop, &conn->watch, wanted);
 }
 
 void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     uint64_t limit = worker->stats.bytes_in + DRAIN_READ_MAX;
+    bool has_read = !conn->out; /* whatever comes of it: a peer that never stops sending must not hold up the stop */
     while (conn->state == KQN_CONN_OPEN && !conn->out && worker->stats.bytes_in < limit && !worker->orphaned)
         if (!read_and_answer(worker, conn, 0))
             break;
-    if (conn->state == KQN_CONN_OPEN && !conn->out) {
+    if (conn->state == KQN_CONN_OPEN && has_read) {
         conn->state = KQN_CONN_DRAINING;
         conn->reason = KQN_REASON_STOPPED;
     }
@@ -242,8 +260,14 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
 
 void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    uint32_t elapsed_ms = worker->now_ms - conn->progress_ms;
-    uint32_t idle_timeout_ms = worker->server->idle_timeout_ms;
+    if (conn->starved) {
+        conn->starved = false;
+        worker->starved--;
+        kqn_conn_settle(worker, conn);
+    }
+    /* Negative: there was progress after the wait returned. */
+    int32_t elapsed_ms = (int32_t)(worker->waited_ms - conn->progress_ms);
+    int32_t idle_timeout_ms = (int32_t)worker->server->idle_timeout_ms;
     if (conn->state == KQN_CONN_LINGERING) {
         if (elapsed_ms >= LINGER_MS)
             kqn_conn_end(worker, conn, conn->reason);

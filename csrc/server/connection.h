@@ -38,6 +38,7 @@ struct kqn_conn {
     struct kqn_buffer *out; /* owned while bytes are unwritten, else NULL; its mark: answers that end in it */
     struct kqn_peer peer;
     uint16_t in_batch; /* its messages that wait for the hook */
+    bool starved;      /* the kernel had no memory for its bytes; the next sweep tries again */
     uint8_t state;
     uint8_t reason; /* enum kqn_reason, from FINISHING or DRAINING on */
 };
@@ -71,7 +72,7 @@ void kqn_conn_finish(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_
 /* Ends it now. */
 void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason);
 
-/* Ends it if it has waited too long. */
+/* The sweep: ends it if it has waited too long, and lets it write again if it was starved. */
 void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn);
 
 /* Ends it because the grace of a stop is over. */

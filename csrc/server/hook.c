@@ -66,8 +66,10 @@ static int set_answer(struct kqn_batch *batch, int index, PyObject *returned)
         return -1;
     }
     int rc = kqn_batch_set_answer(batch, index, view.buf, (size_t)view.len);
-    if (rc < 0)
-        PyErr_Format(PyExc_MemoryError, "no memory for an answer of %zd bytes, or more than 1 GiB", view.len);
+    if (rc == -EMSGSIZE)
+        PyErr_Format(PyExc_ValueError, "the hook returned %zd bytes; an answer may have 1 GiB", view.len);
+    else if (rc < 0)
+        PyErr_Format(PyExc_MemoryError, "no memory for an answer of %zd bytes", view.len);
     PyBuffer_Release(&view);
     return rc < 0 ? -1 : 0;
 }
@@ -121,6 +123,18 @@ static PyObject *messages_as_list(const struct kqn_batch *batch)
     return messages;
 }
 
+/* A reference of our own: taking an item's buffer may run Python code that changes the list. */
+static PyObject *list_item(PyObject *list, int index)
+{
+#if !defined(Py_LIMITED_API) && PY_VERSION_HEX >= 0x030D0000
+    return PyList_GetItemRef(list, index);
+#else
+    PyObject *item = PyList_GetItem(list, index);
+    Py_XINCREF(item);
+    return item;
+#endif
+}
+
 static int set_answers(struct kqn_batch *batch, PyObject *returned)
 {
     if (!PyList_Check(returned)) {
@@ -134,8 +148,10 @@ static int set_answers(struct kqn_batch *batch, PyObject *returned)
         return -1;
     }
     for (int i = 0; i < batch->count; i++) {
-        PyObject *answer = PyList_GetItem(returned, i);
-        if (!answer || set_answer(batch, i, answer) < 0)
+        PyObject *answer = list_item(returned, i);
+        int rc = answer ? set_answer(batch, i, answer) : -1;
+        Py_XDECREF(answer);
+        if (rc < 0)
             return -1;
     }
     return 0;

@@ -209,7 +209,8 @@ void kqn_listener_fail(struct kqn_listener *listener, struct kqn_worker *worker,
     pause_accepting(listener, worker);
 }
 
-/* Hands a client to the next loop in turn; one whose inbox is full is passed over, and loop 0 always has room. */
+/* Hands a client to the next loop in turn; one that failed or whose inbox is full is passed over, and loop 0 always has
+ * room. */
 static void hand_out(struct kqn_listener *listener, struct kqn_worker *acceptor, const struct kqn_client *client)
 {
     struct kqn_server *server = acceptor->server;
@@ -218,7 +219,7 @@ static void hand_out(struct kqn_listener *listener, struct kqn_worker *acceptor,
         listener->next_worker = (listener->next_worker + 1) % server->worker_count;
         if (worker == acceptor)
             break;
-        if (kqn_inbox_put(worker->inbox, client)) {
+        if (!atomic_load(&worker->failed) && kqn_inbox_put(worker->inbox, client)) {
             acceptor->stats.handed_over++;
             kqn_poller_wake(worker->loop.poller);
             return;
@@ -293,5 +294,6 @@ void kqn_listener_stop(struct kqn_listener *listener, struct kqn_worker *worker)
             break;
     kqn_loop_end(&worker->loop, listener->watch);
     listener->stopped = true;
+    listener->paused = false; /* there is nothing to come back to */
     remove_own_socket(listener);
 }

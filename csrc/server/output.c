@@ -5,7 +5,8 @@
 #include "core/sys.h"
 
 /* What the kernel took of these bytes; -1: the connection has ended.
- * ENOBUFS and ENOMEM are a kernel short of memory for now, on macOS and the BSDs. EPROTOTYPE (macOS) is a socket that
+ * ENOBUFS and ENOMEM are a kernel short of memory for now, on macOS and the BSDs; the socket stays writable meanwhile, so
+ * waiting for that would spin. EPROTOTYPE (macOS) is a socket that
  * is being torn down, like EPIPE. */
 static ssize_t write_some(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len)
 {
@@ -15,8 +16,13 @@ static ssize_t write_some(struct kqn_worker *worker, struct kqn_conn *conn, cons
         conn->progress_ms = worker->now_ms;
         return n;
     }
-    if (n == -EAGAIN || n == -EINTR || n == -ENOBUFS || n == -ENOMEM)
+    if (n == -EAGAIN || n == -EINTR)
         return 0;
+    if (n == -ENOBUFS || n == -ENOMEM) {
+        worker->starved += !conn->starved;
+        conn->starved = true;
+        return 0;
+    }
     kqn_conn_end(worker, conn, KQN_REASON_RESET);
     return -1;
 }

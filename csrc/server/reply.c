@@ -105,7 +105,7 @@ static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry 
     if (!put_header(worker, conn, entry->answer_len))
         return;
     if (entry->answer_len > 0)
-        kqn_output_put(worker, conn, worker->batch.answers->bytes + entry->answer_at, entry->answer_len);
+        kqn_output_put(worker, conn, kqn_batch_answer(&worker->batch, entry), entry->answer_len);
     put_ending(worker, conn, entry->ending_len);
 }
 
@@ -120,8 +120,7 @@ void kqn_reply_batch(struct kqn_worker *worker)
         return;
     }
     /* The hook may have taken long, which is nobody's idleness. */
-    kqn_loop_read_clock(&worker->loop);
-    worker->now_ms = kqn_worker_clock_ms(worker);
+    kqn_worker_read_clock(worker);
     for (int i = 0; i < batch->count; i++) {
         struct kqn_conn *conn = batch->entries[i].conn;
         conn->in_batch--;

@@ -9,7 +9,7 @@
 #include "server/server.h"
 
 static const int64_t ms_ns = 1000000;
-static const int64_t linger_sweep_ms = 50; /* so that a stop is not held up by those who linger */
+static const int64_t quick_sweep_ms = 50; /* so that a stop is not held up by those who linger, nor the starved long */
 
 int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index)
 {
@@ -221,6 +221,12 @@ static void cut(struct kqn_worker *worker)
         kqn_conn_cut(worker, conn);
 }
 
+static uint64_t count_open(const struct kqn_worker *worker)
+{
+    bool has_listener = worker->index == 0 && worker->server->listener.watch;
+    return worker->loop.watches.taken_count - has_listener;
+}
+
 static int64_t earlier(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -232,9 +238,10 @@ static int64_t wait_ns(struct kqn_worker *worker)
     const struct kqn_server *server = worker->server;
     int64_t now_ns = kqn_sys_monotonic_ns();
     int64_t due_ns = kqn_journal_due_ns(&worker->journal);
-    if (worker->lingering > 0)
-        worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + linger_sweep_ms * ms_ns);
-    if (worker->loop.watches.taken_count > 0 && (server->idle_timeout_ms > 0 || worker->lingering > 0))
+    bool is_quick = worker->lingering > 0 || worker->starved > 0;
+    if (is_quick)
+        worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + quick_sweep_ms * ms_ns);
+    if (is_quick || (count_open(worker) > 0 && server->idle_timeout_ms > 0))
         due_ns = earlier(due_ns, worker->sweep_due_ns);
     if (worker->index == 0 && server->listener.paused)
         due_ns = earlier(due_ns, server->listener.resume_ns);
@@ -243,12 +250,6 @@ static int64_t wait_ns(struct kqn_worker *worker)
     if (due_ns == INT64_MAX)
         return -1;
     return due_ns > now_ns ? due_ns - now_ns : 0;
-}
-
-static uint64_t count_open(const struct kqn_worker *worker)
-{
-    bool has_listener = worker->index == 0 && worker->server->listener.watch;
-    return worker->loop.watches.taken_count - has_listener;
 }
 
 static void publish_stats(struct kqn_worker *worker, unsigned asked)
@@ -271,7 +272,8 @@ static int turn(struct kqn_worker *worker)
     int rc = kqn_loop_wait(&worker->loop, wait_ns(worker));
     if (rc < 0)
         return rc;
-    worker->now_ms = kqn_worker_clock_ms(worker);
+    kqn_worker_set_stamp(worker);
+    worker->waited_ms = worker->now_ms;
     kqn_loop_dispatch(&worker->loop, on_event);
     kqn_reply_batch(worker);
     if (worker->orphaned)
@@ -284,7 +286,8 @@ static int turn(struct kqn_worker *worker)
         accept_clients(worker);
     if (take_inbox(worker) && !worker->draining) {
         drain(worker);
-        reap(worker);
+        if (!worker->orphaned)
+            reap(worker);
     }
     kqn_journal_tick(&worker->journal, worker->loop.now_ns);
     unsigned asked = atomic_load(&worker->stats_asked);
@@ -301,6 +304,7 @@ static void fail(struct kqn_worker *worker, int error)
         record->error = error;
         kqn_journal_commit(&worker->journal);
     }
+    atomic_store(&worker->failed, true);
     /* Without loop 0 nobody would hear of a stop any more. */
     if (worker->index == 0 && !worker->server->listener.stopped)
         pass_stop_on(worker, 0);

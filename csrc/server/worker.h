@@ -27,7 +27,8 @@ struct kqn_worker {
     struct kqn_loop loop; /* first: the loop's handler finds its worker */
     struct kqn_server *server;
     int index;
-    uint32_t now_ms; /* the loop's coarse clock, for the stamps of connections; wraps after 49 days */
+    uint32_t now_ms;    /* the loop's coarse clock, for the stamps of connections; wraps after 49 days */
+    uint32_t waited_ms; /* the same when the last wait returned, by which deadlines are judged */
 
     /* Reading: the template's prefix, or a short unfinished message, goes in front of the bytes that are read, and
      * the template's suffix behind them. */
@@ -39,9 +40,10 @@ struct kqn_worker {
     const struct kqn_conn *answering; /* whose messages are being framed and answered now, else NULL */
 
     bool listener_ready;
-    bool draining; /* every connection of this loop has been told of the stop */
-    bool orphaned; /* a hook forked, and this is the child: nothing may be touched any more */
-    uint32_t lingering;
+    bool draining;       /* every connection of this loop has been told of the stop */
+    bool orphaned;       /* a hook forked, and this is the child: nothing may be touched any more */
+    uint32_t lingering;  /* connections that are */
+    uint32_t starved;    /* connections that are */
     uint32_t full_turns; /* in a row, while a sweep was due */
     int64_t sweep_due_ns;
 
@@ -54,6 +56,7 @@ struct kqn_worker {
     atomic_uint stats_asked;    /* both count requests; equal: nobody waits */
     atomic_uint stats_told;
     atomic_bool running;
+    atomic_bool failed; /* its poller did; it serves nobody any more */
 };
 
 int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index);
@@ -62,10 +65,17 @@ void kqn_worker_close(struct kqn_worker *worker);
 /* Runs until the server has stopped and the last connection has ended. 0 or -errno. */
 int kqn_worker_run(struct kqn_worker *worker);
 
-/* The loop's coarse clock as a stamp. */
-static inline uint32_t kqn_worker_clock_ms(const struct kqn_worker *worker)
+/* Takes the loop's coarse clock as the stamp from now on. */
+static inline void kqn_worker_set_stamp(struct kqn_worker *worker)
 {
-    return (uint32_t)(worker->loop.now_ns / 1000000);
+    worker->now_ms = (uint32_t)(worker->loop.now_ns / 1000000);
+}
+
+/* Brings the coarse clock and the stamp up to date, after something in the turn took long. */
+static inline void kqn_worker_read_clock(struct kqn_worker *worker)
+{
+    kqn_loop_read_clock(&worker->loop);
+    kqn_worker_set_stamp(worker);
 }
 
 /* Takes in a client that loop 0 accepted. */

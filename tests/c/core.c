@@ -193,7 +193,12 @@ static void batch_grows_for_one_message(void)
     CHECK_INT(kqn_batch_set_answer(&batch, 0, "xyz", 3), 0);
     CHECK_INT(batch.entries[0].verdict, KQN_VERDICT_ANSWERED);
     CHECK(memcmp(batch.answers->bytes + batch.entries[0].answer_at, "xyz", 3) == 0);
-    CHECK_INT(kqn_batch_set_answer(&batch, 1, large, (size_t)KQN_ANSWER_MAX + 1), -ENOMEM);
+    CHECK_INT(kqn_batch_set_answer(&batch, 1, large, (size_t)KQN_ANSWER_MAX + 1), -EMSGSIZE);
+    CHECK_INT(kqn_batch_set_answer(&batch, 2, large, sizeof(large)), 0);
+    CHECK_INT(kqn_batch_set_answer(&batch, 3, "abc", 3), 0);
+    CHECK_INT(batch.answers->end, 6); /* the long one lies elsewhere */
+    CHECK(memcmp(kqn_batch_answer(&batch, &batch.entries[2]), large, sizeof(large)) == 0);
+    CHECK(memcmp(kqn_batch_answer(&batch, &batch.entries[3]), "abc", 3) == 0);
     kqn_batch_clear(&batch);
     kqn_batch_close(&batch);
     kqn_pool_reset(&pool);
