@@ -166,6 +166,19 @@ static void forget_ended_changes(struct kqn_loop *loop)
     }
 }
 
+/* A forked child that holds the socket would keep the peer from seeing its end, and a listener listening. A peer that
+ * still sends is reset by its next byte, and one that waits for room must get some to send it. */
+static void end_shared(int fd)
+{
+    enum {
+        reads_max = 1024
+    };
+    uint8_t thrown_away[16384];
+    kqn_sys_shutdown_both(fd);
+    for (int i = 0; i < reads_max && kqn_sys_read(fd, thrown_away, sizeof(thrown_away)) > 0; i++)
+        ;
+}
+
 struct kqn_watch *kqn_loop_reap(struct kqn_loop *loop)
 {
     if (loop->ended_dirty)
@@ -175,9 +188,8 @@ struct kqn_watch *kqn_loop_reap(struct kqn_loop *loop)
     struct kqn_watch *watch = watch_at(loop, loop->ended_head);
     loop->ended_head = watch->next_ended;
     kqn_poller_forget(loop->poller, watch->fd);
-    /* A forked child that holds the socket would keep the peer from seeing its end, and a listener listening. */
     if (kqn_fork_happened())
-        kqn_sys_shutdown_both(watch->fd);
+        end_shared(watch->fd);
     kqn_sys_close(watch->fd);
     return watch;
 }
