@@ -60,11 +60,6 @@ int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, 
     return 0;
 }
 
-void kqn_batch_set_failed(struct kqn_batch *batch, int index)
-{
-    batch->entries[index].verdict = KQN_VERDICT_FAILED;
-}
-
 void kqn_batch_clear(struct kqn_batch *batch)
 {
     for (int i = 0; i < batch->count; i++)

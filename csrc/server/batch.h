@@ -63,9 +63,6 @@ int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct k
 /* For the answerer: gives entry `index` its answer. 0, -EMSGSIZE (longer than KQN_ANSWER_MAX) or -ENOMEM. */
 int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len);
 
-/* For the answerer: the message failed, and its connection ends: the later ones of it stay unanswered. */
-void kqn_batch_set_failed(struct kqn_batch *batch, int index);
-
 /* Empties it, and lets go of arenas that had to grow. */
 void kqn_batch_clear(struct kqn_batch *batch);
 
