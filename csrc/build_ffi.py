@@ -38,7 +38,8 @@ ffi.cdef(cdef())
 ffi.set_source(
     "kqnative._kq",
     '#include "api.h"\n',
-    sources=[*files("poller/*.c"), *files("core/*.c"), *files("server/*.c")],
+    sources=[*files("poller/*.c"), *files("core/*.c"), *files("server/*.c"), *files("load/*.c")],
+    libraries=["m"],
     include_dirs=[HERE.relative_to(ROOT).as_posix()],
     depends=files("**/*.h"),
     define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],

@@ -51,7 +51,7 @@ def check_template(template: str) -> None:
     """Raises ConfigError, with the position, unless the text is a template."""
     text = template.encode()
     error_at = ffi.new("size_t *")
-    rc = lib.kqn_template_check(text, len(text), error_at)
+    rc = lib.kqn_template_check(lib.KQN_TEMPLATE_REPLY, text, len(text), error_at)
     if rc == -errno.EINVAL:
         position = len(text[: error_at[0]].decode(errors="ignore")) + 1
         raise ConfigError(

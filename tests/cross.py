@@ -101,7 +101,7 @@ def link_one(target: Target, program: Path, sources: list[Path]) -> None:
     """The program itself is compiled here, so that its warnings count too."""
     objects = [str(object_of(target, source)) for source in sources]
     output = OUT / target.triple / program.stem
-    zig_cc(target, *FLAGS, *STRICT, shown(program), *objects, "-lpthread", "-o", str(output))
+    zig_cc(target, *FLAGS, *STRICT, shown(program), *objects, "-lpthread", "-lm", "-o", str(output))
     check_executable(target, output)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 CC = os.environ.get("CC", "cc")
 CORE = sorted(
     str(path.relative_to(ROOT))
-    for room in ("poller", "core", "server")
+    for room in ("poller", "core", "server", "load")
     for path in (ROOT / "csrc" / room).glob("*.c")
     if path.name != "hook.c"
 )
@@ -25,7 +25,7 @@ def build(folder: Path, program: str, flags: list[str]) -> Path:
     """Compiles one program of tests/c with the whole core."""
     out = folder / program
     command = [CC, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Icsrc", *flags, *CORE, f"tests/c/{program}.c"]
-    done = subprocess.run([*command, "-lpthread", "-o", out], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, "-lpthread", "-lm", "-o", out], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 

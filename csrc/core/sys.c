@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -15,6 +16,9 @@
 #if defined(__APPLE__)
 #include <limits.h>
 #include <sys/sysctl.h>
+#endif
+#if defined(__linux__)
+#include <sys/prctl.h>
 #endif
 
 static int result_of(int rc)
@@ -40,6 +44,22 @@ void kqn_sys_sleep_ns(int64_t duration_ns)
 {
     struct timespec duration = {.tv_sec = duration_ns / 1000000000, .tv_nsec = duration_ns % 1000000000};
     nanosleep(&duration, NULL);
+}
+
+int64_t kqn_sys_thread_cpu_ns(void)
+{
+    struct timespec used = {0};
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+#endif
+    return (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
+void kqn_sys_want_precise_timers(void)
+{
+#if defined(__linux__)
+    prctl(PR_SET_TIMERSLACK, 1UL); /* Linux lets a thread oversleep by 50 us, to save power */
+#endif
 }
 
 void *kqn_sys_alloc(size_t size)
@@ -155,6 +175,42 @@ ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
     ssize_t n = send(fd, bytes, len, MSG_NOSIGNAL);
 #endif
     return n < 0 ? -errno : n;
+}
+
+int kqn_sys_client_options(int fd, int family)
+{
+    int rc = 0;
+#if defined(SO_NOSIGPIPE)
+    rc = set_option(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
+#endif
+    return rc < 0 || family == AF_UNIX ? rc : set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+int kqn_sys_bind_source(int fd, const union kqn_address *address, socklen_t len)
+{
+#if defined(IP_BIND_ADDRESS_NO_PORT)
+    set_option(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1); /* an older kernel takes a port: as good as elsewhere */
+#endif
+    return kqn_sys_bind(fd, address, len);
+}
+
+int kqn_sys_socket_error(int fd)
+{
+    int error = 0;
+    socklen_t len = sizeof(error);
+    int rc = getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    return rc < 0 ? -errno : -error;
+}
+
+int kqn_sys_check_connected(int fd)
+{
+    union kqn_address peer, own;
+    socklen_t peer_len = sizeof(peer), own_len = sizeof(own);
+    if (getpeername(fd, &peer.any, &peer_len) < 0 || getsockname(fd, &own.any, &own_len) < 0)
+        return -errno;
+    /* A connect to a port of this machine that nobody listens on may be given that very port as its own. */
+    bool has_port = own.any.sa_family == AF_INET || own.any.sa_family == AF_INET6;
+    return has_port && own_len == peer_len && memcmp(&own, &peer, own_len) == 0 ? -ECONNREFUSED : 0;
 }
 
 int kqn_sys_shutdown_write(int fd)

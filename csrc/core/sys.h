@@ -17,6 +17,8 @@ union kqn_address {
 int64_t kqn_sys_monotonic_ns(void);
 uint64_t kqn_sys_wall_ms(void); /* since 1970, UTC */
 void kqn_sys_sleep_ns(int64_t duration_ns);
+int64_t kqn_sys_thread_cpu_ns(void);    /* processor time of the calling thread; 0 where nobody can say */
+void kqn_sys_want_precise_timers(void); /* for the calling thread's waits, where a system would round them up */
 
 void *kqn_sys_alloc(size_t size); /* NULL: no memory */
 void *kqn_sys_realloc(void *memory, size_t size);
@@ -31,6 +33,15 @@ int kqn_sys_local_address(int fd, union kqn_address *out);
 int kqn_sys_accept(int fd, union kqn_address *peer);
 ssize_t kqn_sys_read(int fd, void *bytes, size_t len);
 ssize_t kqn_sys_write(int fd, const void *bytes, size_t len); /* never raises SIGPIPE */
+/* For a socket that connects. */
+int kqn_sys_client_options(int fd, int family);
+/* Binds to an address and leaves the port to connect(), which can then use the same port for several servers, where
+ * the system knows how (Linux); elsewhere the socket takes a port of its own. */
+int kqn_sys_bind_source(int fd, const union kqn_address *address, socklen_t len);
+int kqn_sys_socket_error(int fd); /* takes the error from the socket: 0 or -errno */
+/* 0; -ENOTCONN: not yet; -ECONNREFUSED: the socket is connected to itself. */
+int kqn_sys_check_connected(int fd);
+
 int kqn_sys_shutdown_write(int fd);
 int kqn_sys_shutdown_both(int fd);
 int kqn_sys_close(int fd);

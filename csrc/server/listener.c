@@ -1,49 +1,14 @@
 #include "server/listener.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/un.h>
 
+#include "core/address.h"
+#include "core/errnos.h"
 #include "server/server.h"
 
 static const int64_t pause_ns = 100 * 1000000;
 static const int64_t second_ns = 1000000000;
-
-static int unix_address(union kqn_address *out, socklen_t *len, const char *path)
-{
-    struct sockaddr_un *address = (struct sockaddr_un *)(void *)out;
-    size_t path_len = strlen(path);
-    if (path_len == 0 || path_len >= sizeof(address->sun_path))
-        return -ENAMETOOLONG;
-    memset(out, 0, sizeof(*out));
-    address->sun_family = AF_UNIX;
-    memcpy(address->sun_path, path, path_len + 1);
-    *len = sizeof(*address);
-    return 0;
-}
-
-static int tcp_address(union kqn_address *out, socklen_t *len, const char *host, int port)
-{
-    struct sockaddr_in *v4 = (struct sockaddr_in *)(void *)out;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)(void *)out;
-    memset(out, 0, sizeof(*out));
-    if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons((uint16_t)port);
-        *len = sizeof(*v4);
-        return 0;
-    }
-    memset(out, 0, sizeof(*out));
-    if (inet_pton(AF_INET6, host, &v6->sin6_addr) != 1)
-        return -EINVAL;
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons((uint16_t)port);
-    *len = sizeof(*v6);
-    return 0;
-}
 
 /* Makes way for a unix socket: one that nobody serves any more is removed, anything else stays. */
 static int remove_stale_socket(const union kqn_address *address, socklen_t len, const char *path)
@@ -72,7 +37,8 @@ static int open_socket(struct kqn_listener *listener, const struct kqn_settings 
     socklen_t len = 0;
     *step = KQN_STEP_ADDRESS;
     const char *path = listener->uds_path;
-    int rc = path ? unix_address(&address, &len, path) : tcp_address(&address, &len, settings->host, settings->port);
+    int rc =
+        path ? kqn_address_unix(&address, &len, path) : kqn_address_tcp(&address, &len, settings->host, settings->port);
     if (rc < 0)
         return rc;
     *step = KQN_STEP_BIND;
@@ -169,17 +135,12 @@ static void say_error(struct kqn_accept_error *slot, struct kqn_worker *worker)
     slot->next_said_ns = worker->loop.now_ns + second_ns;
 }
 
-/* Counts an errno in its own place, or the last one's, and says it at most once a second. */
+/* Counts an errno, and says it at most once a second. */
 static void count_error(struct kqn_listener *listener, struct kqn_worker *worker, int error)
 {
-    int i = 0;
-    while (i < KQN_ERRNO_KINDS - 1 && listener->errors[i].error != error && listener->errors[i].error != 0)
-        i++;
-    if (i < KQN_ERRNO_KINDS - 1)
-        listener->errors[i].error = error;
-    worker->stats.accept_errors[i].error = listener->errors[i].error;
-    worker->stats.accept_errors[i].count++;
-    say_error(&listener->errors[i], worker);
+    int place = kqn_errno_count(worker->stats.accept_errors, error, 1);
+    listener->errors[place].error = worker->stats.accept_errors[place].error;
+    say_error(&listener->errors[place], worker);
 }
 
 /* Errors of the one client that was to be accepted; the next one may be well. */

@@ -21,7 +21,8 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
     if (!settings->reply)
         return 0;
     size_t error_at;
-    int rc = kqn_template_compile(&server->template, settings->reply, settings->reply_len, &error_at);
+    int rc =
+        kqn_template_compile(&server->template, KQN_TEMPLATE_REPLY, settings->reply, settings->reply_len, &error_at);
     if (rc < 0)
         return rc;
     for (int i = 0; i < server->template.part_count; i++)

@@ -3,8 +3,8 @@
 #define KQN_SERVER_H
 #include <stdatomic.h>
 
+#include "core/template.h"
 #include "server/listener.h"
-#include "server/template.h"
 #include "server/worker.h"
 
 /* The one word that loops share and write: on a cache line of its own, touched per connection, never per message. */

@@ -11,9 +11,9 @@
 #include "core/framing.h"
 #include "core/journal.h"
 #include "core/loop.h"
+#include "core/template.h"
 #include "server/batch.h"
 #include "server/inbox.h"
-#include "server/template.h"
 
 enum {
     KQN_ACCEPTS_PER_TURN = 64,

@@ -1,15 +1,19 @@
-/* template.h: an answer's pattern: `system: {message}`.
- * The fields are {message} and {peer}; {{ and }} stand for one brace each. */
+/* template.h: a text with fields: `system: {message}`.
+ * {{ and }} stand for one brace each. Which fields there may be depends on what the text is for. */
 #ifndef KQN_TEMPLATE_H
 #define KQN_TEMPLATE_H
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api.h"
+
 enum kqn_template_part_kind {
     KQN_PART_LITERAL,
     KQN_PART_MESSAGE,
     KQN_PART_PEER,
+    KQN_PART_NUMBER,     /* {n} */
+    KQN_PART_CONNECTION, /* {conn} */
 };
 
 struct kqn_template_part {
@@ -25,7 +29,8 @@ struct kqn_template {
 };
 
 /* 0; -EINVAL, with *error_at on the brace or field that is wrong; -ENOMEM. */
-int kqn_template_compile(struct kqn_template *out, const char *text, size_t len, size_t *error_at);
+int kqn_template_compile(struct kqn_template *out, enum kqn_template_use use, const char *text, size_t len,
+                         size_t *error_at);
 void kqn_template_reset(struct kqn_template *template);
 
 /* Whether it is [literal] {message} [literal], so that an answer can be made around the message where that lies. */

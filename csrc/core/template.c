@@ -1,25 +1,27 @@
-#include "server/template.h"
+#include "core/template.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "api.h"
 #include "core/sys.h"
 
 static const struct {
     const char *name;
     enum kqn_template_part_kind kind;
+    unsigned uses; /* a bit for each enum kqn_template_use that has it */
 } fields[] = {
-    {"{message}", KQN_PART_MESSAGE},
-    {"{peer}", KQN_PART_PEER},
+    {"{message}", KQN_PART_MESSAGE, 1u << KQN_TEMPLATE_REPLY | 1u << KQN_TEMPLATE_EXPECT},
+    {"{peer}", KQN_PART_PEER, 1u << KQN_TEMPLATE_REPLY},
+    {"{n}", KQN_PART_NUMBER, 1u << KQN_TEMPLATE_MESSAGE},
+    {"{conn}", KQN_PART_CONNECTION, 1u << KQN_TEMPLATE_MESSAGE},
 };
 
 /* The field that begins here, and how long its name is with the braces; 0: none. */
-static size_t match_field(const char *text, size_t len, enum kqn_template_part_kind *kind)
+static size_t match_field(enum kqn_template_use use, const char *text, size_t len, enum kqn_template_part_kind *kind)
 {
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
         size_t name_len = strlen(fields[i].name);
-        if (len >= name_len && memcmp(text, fields[i].name, name_len) == 0) {
+        if ((fields[i].uses & 1u << use) && len >= name_len && memcmp(text, fields[i].name, name_len) == 0) {
             *kind = fields[i].kind;
             return name_len;
         }
@@ -38,7 +40,8 @@ static void add_literal(struct kqn_template *template, size_t *literal_len, char
     template->parts[count - 1].len++;
 }
 
-int kqn_template_compile(struct kqn_template *out, const char *text, size_t len, size_t *error_at)
+int kqn_template_compile(struct kqn_template *out, enum kqn_template_use use, const char *text, size_t len,
+                         size_t *error_at)
 {
     *out = (struct kqn_template){0};
     *error_at = 0;
@@ -60,7 +63,7 @@ int kqn_template_compile(struct kqn_template *out, const char *text, size_t len,
         }
         struct kqn_template_part *part = &out->parts[out->part_count];
         *part = (struct kqn_template_part){0};
-        size_t field_len = match_field(text + i, len - i, &part->kind);
+        size_t field_len = match_field(use, text + i, len - i, &part->kind);
         if (field_len == 0) {
             *error_at = i;
             kqn_template_reset(out);
@@ -112,10 +115,10 @@ size_t kqn_template_len(const struct kqn_template *template, size_t message_len,
     return len;
 }
 
-int kqn_template_check(const char *text, size_t len, size_t *error_at)
+int kqn_template_check(enum kqn_template_use use, const char *text, size_t len, size_t *error_at)
 {
     struct kqn_template template;
-    int rc = kqn_template_compile(&template, text, len, error_at);
+    int rc = kqn_template_compile(&template, use, text, len, error_at);
     if (rc == 0)
         kqn_template_reset(&template);
     return rc;

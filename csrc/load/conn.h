@@ -1,0 +1,79 @@
+/* conn.h: one connection of the load tester, over all the sockets that it has in a run.
+ *
+ *     CLOSED ──▶ CONNECTING ──▶ OPEN ──▶ CLOSED …
+ *
+ * A connection that fails is closed, its messages in flight are counted as failed, and it is opened again after 100 ms,
+ * and after twice as long each time that brings no answer, up to 1 s. An event finds its connection through the
+ * socket's slot; a socket whose connection has left it is only waiting to be closed. */
+#ifndef KQN_LOAD_CONN_H
+#define KQN_LOAD_CONN_H
+#include "load/answers.h"
+#include "load/driver.h"
+
+enum kqn_load_conn_state {
+    KQN_LOAD_CONN_CLOSED,
+    KQN_LOAD_CONN_CONNECTING,
+    KQN_LOAD_CONN_OPEN,
+};
+
+struct kqn_flight { /* a message that awaits its answer */
+    uint64_t number;
+    int64_t intended_ns; /* when it should have been sent, and from when its latency counts */
+    int64_t sent_ns;
+};
+
+struct kqn_load_socket { /* a slot of the loop */
+    struct kqn_watch watch;
+    struct kqn_load_conn *conn;
+};
+
+struct kqn_load_conn {
+    struct kqn_load_socket *socket; /* NULL while CLOSED */
+    struct kqn_flight *flights;     /* a ring of depth */
+    uint32_t index;
+    uint32_t flight_head; /* the oldest */
+    uint32_t in_flight;
+    uint32_t sent;                       /* messages since it was opened */
+    uint32_t next[KQN_LOAD_QUEUE_COUNT]; /* index + 1 */
+    struct kqn_answer_place place;
+    const uint8_t *unwritten; /* what the socket did not take of the messages sent last */
+    size_t unwritten_len;
+    struct kqn_buffer *owned; /* where unwritten lies, unless that is the block of messages */
+    int64_t due_ns;           /* CLOSED: open it then; CONNECTING: give up then; OPEN and thinking: send then */
+    int64_t begun_ns;         /* CONNECTING: since when */
+    uint8_t queued;           /* a bit for each queue that it is in */
+    uint8_t state;
+    uint8_t failures; /* in a row, without an answer */
+    bool waits;       /* CLOSED: due_ns counts */
+    bool retries;     /* CLOSED: this attempt began earlier, at begun_ns */
+    bool settled;     /* the first attempt has come to something */
+    bool was_open;
+    bool thinks;
+    bool broken;  /* the peer takes nothing more; what it sent before is still read */
+    bool starved; /* the kernel had no memory for its bytes; the sweep tries again */
+};
+
+/* Step 6: begins to connect. */
+void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn);
+
+/* An event of its socket. */
+void kqn_load_conn_on_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event);
+
+/* How many messages it may send now. */
+uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn);
+
+/* Sends up to so many messages, which there is room for and which were meant to go at this time; returns how many. */
+uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns);
+
+/* In a closed loop: sends all that there is room for. */
+void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn);
+
+/* Puts it among those that are ready, if it has room. */
+void kqn_load_conn_offer(struct kqn_driver *driver, struct kqn_load_conn *conn);
+
+/* Step 4: looks at its deadline. */
+void kqn_load_conn_check(struct kqn_driver *driver, struct kqn_load_conn *conn);
+
+/* Ends it, and counts nothing. */
+void kqn_load_conn_close(struct kqn_driver *driver, struct kqn_load_conn *conn);
+#endif

@@ -1,0 +1,459 @@
+#include "load/driver.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/sys.h"
+#include "load/conn.h"
+#include "load/load.h"
+
+static const int64_t stop_patience_ns = 1000000000; /* for what is in flight when a run is stopped */
+
+int kqn_driver_open(struct kqn_driver *driver, struct kqn_load *load, int index)
+{
+    uint32_t all = (uint32_t)load->settings.connections;
+    uint32_t loops = (uint32_t)load->driver_count;
+    *driver = (struct kqn_driver){.load = load, .index = index, .phase_end_ns = INT64_MAX};
+    driver->conn_count = all / loops + ((uint32_t)index < all % loops);
+    size_t flight_count = (size_t)driver->conn_count * (size_t)load->settings.depth;
+    size_t conns_size = driver->conn_count * sizeof(*driver->conns);
+    int rc = kqn_tally_open(&driver->tally);
+    if (rc == 0)
+        rc = kqn_loop_open(&driver->loop, load->settings.poller, KQN_LOAD_BATCH, sizeof(struct kqn_load_socket));
+    driver->conns = kqn_sys_alloc(conns_size);
+    driver->flights = kqn_sys_alloc(flight_count * sizeof(*driver->flights));
+    driver->input = kqn_sys_alloc(KQN_LOAD_INPUT_BYTES);
+    if (rc == 0 && (!driver->conns || !driver->flights || !driver->input))
+        rc = -ENOMEM;
+    if (rc < 0) {
+        driver->conn_count = 0;
+        kqn_driver_close(driver);
+        return rc;
+    }
+    memset(driver->conns, 0, conns_size);
+    for (uint32_t i = 0; i < driver->conn_count; i++) {
+        struct kqn_load_conn *conn = &driver->conns[i];
+        conn->index = i * loops + (uint32_t)index;
+        conn->flights = driver->flights + (size_t)i * (size_t)load->settings.depth;
+        kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
+    }
+    return 0;
+}
+
+/* Lets go of the sockets whose connections have left them. */
+static void reap(struct kqn_driver *driver)
+{
+    struct kqn_watch *watch;
+    while ((watch = kqn_loop_reap(&driver->loop)))
+        kqn_loop_give(&driver->loop, watch);
+}
+
+void kqn_driver_close(struct kqn_driver *driver)
+{
+    for (uint32_t i = 0; i < driver->conn_count; i++)
+        kqn_load_conn_close(driver, &driver->conns[i]);
+    if (driver->loop.poller) {
+        reap(driver);
+        kqn_pool_give(&driver->loop.pool, driver->output);
+        kqn_pool_give(&driver->loop.pool, driver->body);
+        kqn_loop_close(&driver->loop);
+    }
+    kqn_sys_free(driver->conns);
+    kqn_sys_free(driver->flights);
+    kqn_sys_free(driver->input);
+    kqn_tally_close(&driver->tally);
+    driver->conn_count = 0;
+}
+
+/* --- Queues --- */
+
+/* A connection's place among this loop's, plus 1. */
+static uint32_t place_of(const struct kqn_driver *driver, const struct kqn_load_conn *conn)
+{
+    return (uint32_t)(conn - driver->conns) + 1;
+}
+
+void kqn_driver_push(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn)
+{
+    if (conn->queued & 1u << queue)
+        return;
+    conn->queued |= (uint8_t)(1u << queue);
+    conn->next[queue] = 0;
+    uint32_t place = place_of(driver, conn);
+    if (driver->tails[queue])
+        driver->conns[driver->tails[queue] - 1].next[queue] = place;
+    else
+        driver->heads[queue] = place;
+    driver->tails[queue] = place;
+}
+
+struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn_load_queue queue)
+{
+    return driver->heads[queue] ? &driver->conns[driver->heads[queue] - 1] : NULL;
+}
+
+void kqn_driver_pop(struct kqn_driver *driver, enum kqn_load_queue queue)
+{
+    struct kqn_load_conn *conn = &driver->conns[driver->heads[queue] - 1];
+    conn->queued &= (uint8_t)~(1u << queue);
+    driver->heads[queue] = conn->next[queue];
+    if (!driver->heads[queue])
+        driver->tails[queue] = 0;
+}
+
+/* --- Sending what is due --- */
+
+/* A message that was due at this time goes now. */
+static void note_lateness(struct kqn_driver *driver, int64_t due_ns)
+{
+    struct kqn_load_totals *totals = &driver->tally.totals;
+    int64_t late_ns = driver->loop.now_ns - due_ns;
+    if (driver->phase != KQN_LOAD_MEASURING || late_ns <= 0)
+        return;
+    totals->late += late_ns > KQN_LOAD_LATE_NS;
+    if (late_ns > totals->late_max_ns)
+        totals->late_max_ns = late_ns;
+}
+
+/* The first connection that has room; those in front that have lost theirs are passed over. */
+static struct kqn_load_conn *first_ready(struct kqn_driver *driver)
+{
+    struct kqn_load_conn *conn;
+    while ((conn = kqn_driver_first(driver, KQN_LOAD_QUEUE_READY)) && kqn_load_conn_room(driver, conn) == 0)
+        kqn_driver_pop(driver, KQN_LOAD_QUEUE_READY);
+    return conn;
+}
+
+/* Open loop: sends the messages whose time has come, each on the next connection that has room, in turn.
+ * One that has waited for room is the server's delay, from its time until this turn, which found the room. Whatever
+ * passed since then, or since a message's time while there was room, is our own. */
+static void send_scheduled(struct kqn_driver *driver)
+{
+    struct kqn_load_conn *conn = NULL;
+    while (kqn_driver_sends(driver) && driver->schedule.next_ns <= driver->loop.now_ns) {
+        int64_t intended_ns = driver->schedule.next_ns;
+        conn = first_ready(driver);
+        if (!conn)
+            break;
+        kqn_driver_pop(driver, KQN_LOAD_QUEUE_READY);
+        if (kqn_load_conn_send(driver, conn, 1, intended_ns) == 0)
+            return;
+        note_lateness(driver,
+                      driver->was_blocked && intended_ns < driver->turn_due_ns ? driver->turn_due_ns : intended_ns);
+        kqn_schedule_advance(&driver->schedule);
+        kqn_load_conn_offer(driver, conn);
+        kqn_loop_read_clock(&driver->loop);
+    }
+    driver->was_blocked = !first_ready(driver);
+}
+
+/* Closed loop: those that have just become ready begin, some in each turn, so that answers are not left waiting. */
+static void send_begun(struct kqn_driver *driver)
+{
+    for (int i = 0; i < KQN_LOAD_STEPS_PER_TURN; i++) {
+        struct kqn_load_conn *conn = first_ready(driver);
+        if (!conn || !kqn_driver_sends(driver))
+            return;
+        kqn_driver_pop(driver, KQN_LOAD_QUEUE_READY);
+        kqn_loop_read_clock(&driver->loop);
+        kqn_load_conn_fill(driver, conn);
+    }
+}
+
+static void send_thought(struct kqn_driver *driver)
+{
+    struct kqn_load_conn *conn;
+    while ((conn = kqn_driver_first(driver, KQN_LOAD_QUEUE_THINK)) && kqn_driver_sends(driver)) {
+        if (conn->thinks && conn->due_ns > driver->loop.now_ns)
+            return;
+        kqn_driver_pop(driver, KQN_LOAD_QUEUE_THINK);
+        if (!conn->thinks)
+            continue; /* it was closed meanwhile, and began anew */
+        conn->thinks = false;
+        note_lateness(driver, conn->due_ns);
+        kqn_load_conn_fill(driver, conn);
+        kqn_loop_read_clock(&driver->loop);
+    }
+}
+
+static void send_due(struct kqn_driver *driver)
+{
+    if (kqn_driver_is_open_loop(driver)) {
+        send_scheduled(driver);
+    } else {
+        send_thought(driver);
+        send_begun(driver);
+    }
+}
+
+/* --- The turn --- */
+
+static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struct kevent *event)
+{
+    struct kqn_driver *driver = (struct kqn_driver *)(void *)loop;
+    struct kqn_load_conn *conn = ((struct kqn_load_socket *)(void *)watch)->conn;
+    if (!conn)
+        return;
+    kqn_load_conn_on_event(driver, conn, event);
+    /* A turn of many events must not hold up the schedule. */
+    if (kqn_driver_is_open_loop(driver) && driver->schedule.next_ns <= driver->loop.now_ns)
+        send_scheduled(driver);
+}
+
+static int64_t sweep_period_ns(const struct kqn_driver *driver)
+{
+    const struct kqn_load_settings *settings = &driver->load->settings;
+    int64_t shortest_ns = settings->timeout_ns;
+    if (settings->connect_timeout_ns < shortest_ns)
+        shortest_ns = settings->connect_timeout_ns;
+    int64_t period_ns = shortest_ns / 16;
+    return period_ns < KQN_LOAD_SWEEP_MIN_NS   ? KQN_LOAD_SWEEP_MIN_NS
+           : period_ns > KQN_LOAD_SWEEP_MAX_NS ? KQN_LOAD_SWEEP_MAX_NS
+                                               : period_ns;
+}
+
+/* Looks at as many connections as the time since the last look is a share of the period: the work is spread evenly,
+ * and a hundred thousand connections never hold up a turn. */
+static void sweep(struct kqn_driver *driver)
+{
+    int64_t period_ns = sweep_period_ns(driver);
+    int64_t elapsed_ns = driver->loop.now_ns - driver->sweep_ns;
+    uint64_t count = elapsed_ns >= period_ns
+                         ? driver->conn_count
+                         : (uint64_t)driver->conn_count * (uint64_t)elapsed_ns / (uint64_t)period_ns;
+    if (count == 0)
+        return;
+    driver->sweep_ns = driver->loop.now_ns;
+    for (; count > 0; count--) {
+        kqn_load_conn_check(driver, &driver->conns[driver->sweep_cursor]);
+        driver->sweep_cursor = driver->sweep_cursor + 1 < driver->conn_count ? driver->sweep_cursor + 1 : 0;
+    }
+}
+
+/* Whether the next connection may be opened now. With a connect rate, that and nothing else decides. */
+static bool may_connect(struct kqn_driver *driver)
+{
+    const struct kqn_load_settings *settings = &driver->load->settings;
+    if (driver->phase > KQN_LOAD_MEASURING || !kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT))
+        return false;
+    if (settings->connect_rate <= 0)
+        return driver->connecting < 1 + (uint32_t)((KQN_LOAD_CONNECTING_MAX - 1) / driver->load->driver_count);
+    return driver->loop.now_ns >= driver->connect_due_ns;
+}
+
+static void open_connections(struct kqn_driver *driver)
+{
+    const struct kqn_load *load = driver->load;
+    for (int i = 0; i < KQN_LOAD_STEPS_PER_TURN && may_connect(driver); i++) {
+        struct kqn_load_conn *conn = kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT);
+        kqn_driver_pop(driver, KQN_LOAD_QUEUE_CONNECT);
+        if (load->settings.connect_rate > 0) {
+            int64_t interval_ns = (int64_t)(1e9 * load->driver_count / load->settings.connect_rate);
+            /* Time that has passed unused is not made up for in a burst. */
+            if (driver->connect_due_ns < driver->loop.now_ns - interval_ns)
+                driver->connect_due_ns = driver->loop.now_ns - interval_ns;
+            driver->connect_due_ns += interval_ns;
+        }
+        kqn_load_conn_open(driver, conn);
+    }
+}
+
+/* --- Phases --- */
+
+static void enter(struct kqn_driver *driver, enum kqn_load_phase phase)
+{
+    driver->phase = phase;
+    driver->has_passed = false;
+    atomic_store(&driver->phase_shown, (int)phase);
+}
+
+/* Says once that this loop is done with its phase; returns when all loops were, or 0: not yet. */
+static int64_t pass(struct kqn_driver *driver)
+{
+    if (!driver->has_passed)
+        kqn_load_pass(driver->load, driver->phase, driver->loop.now_ns);
+    driver->has_passed = true;
+    return kqn_load_passed_ns(driver->load, driver->phase);
+}
+
+/* A phase in which messages are sent begins: all connections are ready. */
+static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, int64_t start_ns, int64_t end_ns)
+{
+    const struct kqn_load_settings *settings = &driver->load->settings;
+    enter(driver, phase);
+    driver->phase_end_ns = end_ns;
+    driver->was_blocked = true; /* until somebody has looked */
+    if (settings->rate > 0)
+        kqn_schedule_start(&driver->schedule, start_ns, settings->rate, settings->poisson, driver->index,
+                           driver->load->driver_count);
+    for (uint32_t i = 0; i < driver->conn_count; i++) {
+        driver->conns[i].thinks = false;
+        kqn_load_conn_offer(driver, &driver->conns[i]);
+    }
+}
+
+static void begin_measuring(struct kqn_driver *driver, int64_t start_ns)
+{
+    int64_t duration_ns = driver->load->settings.duration_ns;
+    kqn_tally_begin(&driver->tally, start_ns);
+    driver->begun_ns = driver->last_end_ns = start_ns;
+    driver->begun_cpu_ns = kqn_sys_thread_cpu_ns();
+    begin_sending(driver, KQN_LOAD_MEASURING, start_ns, duration_ns > 0 ? start_ns + duration_ns : INT64_MAX);
+}
+
+/* Nothing is sent any more. When the count is used up, the measured time goes on until the last answer. */
+static void end_measuring(struct kqn_driver *driver)
+{
+    struct kqn_load_totals *totals = &driver->tally.totals;
+    int64_t length_ns = driver->loop.now_ns - driver->begun_ns;
+    if (length_ns > 0)
+        totals->busiest_share = (double)(kqn_sys_thread_cpu_ns() - driver->begun_cpu_ns) / (double)length_ns;
+    driver->ended_by_count = kqn_load_all_sent(driver->load);
+    if (kqn_driver_is_open_loop(driver) && !driver->ended_by_count) {
+        totals->unsent = kqn_schedule_count_until(&driver->schedule, driver->phase_end_ns);
+        totals->unsent_own = driver->was_blocked ? 0 : totals->unsent;
+    }
+    enter(driver, KQN_LOAD_WAITING);
+}
+
+static void finish(struct kqn_driver *driver)
+{
+    if (driver->phase == KQN_LOAD_WAITING) {
+        int64_t end_ns = driver->phase_end_ns;
+        if (driver->ended_by_count && driver->last_end_ns < end_ns)
+            end_ns = driver->last_end_ns;
+        driver->tally.totals.seconds_ns = end_ns - driver->begun_ns;
+    }
+    enter(driver, KQN_LOAD_DONE);
+}
+
+/* The measured time ends now, if it has begun; what is in flight is awaited for so long. */
+static void cut_short(struct kqn_driver *driver, int64_t patience_ns)
+{
+    if (driver->phase == KQN_LOAD_MEASURING) {
+        if (driver->loop.now_ns < driver->phase_end_ns)
+            driver->phase_end_ns = driver->loop.now_ns;
+        end_measuring(driver);
+    }
+    if (driver->phase < KQN_LOAD_MEASURING)
+        finish(driver);
+    else if (driver->patience_ends_ns == 0)
+        driver->patience_ends_ns = driver->loop.now_ns + patience_ns;
+}
+
+/* No connection is open: those that are still being tried have waited as long as they may. */
+static void count_untried(struct kqn_driver *driver)
+{
+    uint64_t count = driver->connecting;
+    if (count > 0)
+        kqn_tally_error(&driver->tally, KQN_LOAD_TIMEOUT, 0, count);
+}
+
+static void step_phase(struct kqn_driver *driver)
+{
+    struct kqn_load *load = driver->load;
+    int64_t passed_ns;
+    switch (driver->phase) {
+    case KQN_LOAD_CONNECTING:
+        if (driver->settled == driver->conn_count && (passed_ns = pass(driver)) > 0)
+            begin_sending(driver, KQN_LOAD_WARMING, passed_ns, passed_ns + load->settings.warmup_ns);
+        break;
+    case KQN_LOAD_WARMING:
+        if (driver->loop.now_ns >= driver->phase_end_ns)
+            enter(driver, KQN_LOAD_SETTLING);
+        break;
+    case KQN_LOAD_SETTLING:
+        if (driver->in_flight == 0 && (passed_ns = pass(driver)) > 0)
+            begin_measuring(driver, passed_ns);
+        break;
+    case KQN_LOAD_MEASURING:
+        if (driver->loop.now_ns >= driver->phase_end_ns || kqn_load_all_sent(load))
+            end_measuring(driver);
+        break;
+    case KQN_LOAD_WAITING:
+        if (driver->in_flight == 0 || (driver->patience_ends_ns > 0 && driver->loop.now_ns >= driver->patience_ends_ns))
+            finish(driver);
+        break;
+    case KQN_LOAD_DONE:
+        break;
+    }
+}
+
+static void advance_phase(struct kqn_driver *driver)
+{
+    struct kqn_load *load = driver->load;
+    if (atomic_load(&load->stop_asked))
+        cut_short(driver, stop_patience_ns);
+    if (driver->phase <= KQN_LOAD_MEASURING)
+        kqn_load_check_open(load, driver->loop.now_ns);
+    if (atomic_load(&load->gave_up)) {
+        if (atomic_load(&load->had_no_connection))
+            count_untried(driver);
+        cut_short(driver, 0);
+    }
+    enum kqn_load_phase before;
+    do {
+        before = driver->phase;
+        step_phase(driver);
+    } while (driver->phase != before);
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* When the loop must turn again, if nothing happens. */
+static int64_t next_turn_ns(struct kqn_driver *driver)
+{
+    int64_t now_ns = driver->loop.now_ns;
+    int64_t due_ns = earlier(now_ns + KQN_LOAD_TICK_NS, driver->tally.interval_end_ns);
+    if (may_connect(driver))
+        return now_ns;
+    if (driver->load->settings.connect_rate > 0 && kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT))
+        due_ns = earlier(due_ns, driver->connect_due_ns);
+    if (!kqn_driver_sends(driver))
+        return due_ns;
+    due_ns = earlier(due_ns, driver->phase_end_ns);
+    if (kqn_driver_is_open_loop(driver))
+        return driver->was_blocked ? due_ns : earlier(due_ns, driver->schedule.next_ns);
+    const struct kqn_load_conn *thinking = kqn_driver_first(driver, KQN_LOAD_QUEUE_THINK);
+    if (thinking)
+        due_ns = earlier(due_ns, thinking->due_ns);
+    return kqn_driver_first(driver, KQN_LOAD_QUEUE_READY) ? now_ns : due_ns;
+}
+
+static int turn(struct kqn_driver *driver)
+{
+    kqn_loop_read_clock(&driver->loop);
+    int64_t due_ns = next_turn_ns(driver);
+    int64_t wait_ns = due_ns - driver->loop.now_ns;
+    int rc = kqn_loop_wait(&driver->loop, wait_ns > 0 ? wait_ns : 0);
+    if (rc < 0)
+        return rc;
+    driver->turn_due_ns = earlier(due_ns, driver->loop.now_ns);
+    kqn_loop_dispatch(&driver->loop, on_event);
+    send_due(driver);
+    kqn_loop_read_clock(&driver->loop);
+    sweep(driver);
+    reap(driver);
+    open_connections(driver);
+    advance_phase(driver);
+    return kqn_tally_tick(&driver->tally, driver->loop.now_ns);
+}
+
+int kqn_driver_run(struct kqn_driver *driver)
+{
+    kqn_sys_want_precise_timers();
+    kqn_loop_read_clock(&driver->loop);
+    driver->sweep_ns = driver->loop.now_ns;
+    int rc = 0;
+    while (rc == 0 && driver->phase != KQN_LOAD_DONE)
+        rc = turn(driver);
+    int end_rc = kqn_tally_end(&driver->tally, driver->loop.now_ns);
+    for (uint32_t i = 0; i < driver->conn_count; i++)
+        kqn_load_conn_close(driver, &driver->conns[i]);
+    reap(driver);
+    enter(driver, KQN_LOAD_DONE);
+    return rc < 0 ? rc : end_rc;
+}
