@@ -7,8 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from kqnative import address, journal
-from kqnative.config import Config, shown
+from kqnative.config import Config
 from kqnative.errors import ConfigError, KqnativeError
+from kqnative.options import shown
 from kqnative.stats import REASONS, Stats
 
 try:

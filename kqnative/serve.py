@@ -1,6 +1,5 @@
 """kqnative serve: options, signals and exit codes around one Server."""
 
-import argparse
 import logging
 import os
 import signal
@@ -10,6 +9,7 @@ from types import FrameType
 from kqnative import cli, config, logs, sources, values
 from kqnative._version import __version__
 from kqnative.errors import ConfigError, KqnativeError
+from kqnative.options import add_to_parser
 from kqnative.server import LINGER_S, Server
 
 USAGE = "kqnative [serve] [options]"
@@ -110,15 +110,5 @@ def _parser() -> cli.Parser:
     general.add_argument("--config", metavar="FILE", help="read options from this TOML file, table [server]")
     general.add_argument("--print-config", action="store_true", help="show all options with their sources and exit")
     for group in config.GROUPS:
-        _add_group(parser.add_argument_group(group, GROUPS[group]), group)
+        add_to_parser(parser.add_argument_group(group, GROUPS[group]), config.OPTIONS, config.DEFAULTS, group)
     return parser
-
-
-def _add_group(parser: argparse._ArgumentGroup, group: str) -> None:
-    for name, option in config.OPTIONS.items():
-        if option.group != group:
-            continue
-        metavar = "|".join(option.choices) or option.metavar or option.kind.metavar
-        facts = [option.zero and f"0: {option.zero}", f"default: {config.default_text(name)}"]
-        text = f"{option.help} ({'; '.join(fact for fact in facts if fact)})"
-        parser.add_argument(config.flag(name), metavar=metavar, help=text.replace("%", "%%"))

@@ -8,6 +8,7 @@ from typing import Any
 from kqnative import config as fields
 from kqnative.config import Config
 from kqnative.errors import ConfigError
+from kqnative.options import flag, shown
 
 COMMAND_LINE = "command line"
 TABLE = "server"
@@ -34,9 +35,9 @@ def load(command_line: Mapping[str, str], environ: Mapping[str, str], path: str 
     """The configuration that these make together. Raises ConfigError."""
     given = _from_file(path) if path is not None else {}
     for name in fields.OPTIONS:
-        variable, flag = fields.variable(name), fields.flag(name)
+        variable, option = fields.variable(name), flag(name)
         if name in command_line:
-            given[name] = _from_text(name, command_line[name], COMMAND_LINE, flag)
+            given[name] = _from_text(name, command_line[name], COMMAND_LINE, option)
         elif variable in environ:
             given[name] = _from_text(name, environ[variable], variable, variable)
     _settle_rivals(given)
@@ -67,7 +68,7 @@ def _from_file(path: str) -> dict[str, Given]:
     for name, value in _read_table(path).items():
         label = f"{name} in {path}"
         if name not in fields.OPTIONS:
-            raise ConfigError(f"{path}: unknown key {fields.shown(name)} in [{TABLE}]")
+            raise ConfigError(f"{path}: unknown key {shown(name)} in [{TABLE}]")
         if isinstance(value, str):  # units are allowed here too
             given[name] = _from_text(name, value, path, label)
         else:
@@ -87,7 +88,7 @@ def _read_table(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from error
     unknown = [name for name in tables if name != TABLE]
     if unknown:
-        raise ConfigError(f"{path}: unknown table or key {fields.shown(unknown[0])}; all stands in [{TABLE}]")
+        raise ConfigError(f"{path}: unknown table or key {shown(unknown[0])}; all stands in [{TABLE}]")
     table = tables.get(TABLE, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: {TABLE} is not a table; begin it with [{TABLE}]")

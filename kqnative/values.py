@@ -44,6 +44,12 @@ def parse_count(text: str) -> int:
     return _whole(*_parse(text, COUNT_UNITS, bare=1))
 
 
+def parse_rate(text: str) -> float:
+    """A rate, which may be broken; units are 1,000-based. Raises ValueError, which says what it should be."""
+    numerator, denominator = _parse(text, COUNT_UNITS, bare=1)
+    return numerator / denominator
+
+
 def show_duration(seconds: float) -> str:
     """`300 s`, `1 ms`, `576 h`: a unit in which it stays short and exact."""
     for unit, scale in (("h", 3_600), ("s", 1)):
@@ -63,3 +69,8 @@ def show_size(size: int) -> str:
 def show_count(count: int) -> str:
     """`1024`: as it can be typed again."""
     return str(count)
+
+
+def show_rate(rate: float) -> str:
+    """`20000`, `0.5`: as it can be typed again."""
+    return f"{rate:.12g}"

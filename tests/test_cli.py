@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import kqnative
-from kqnative import cli, config
+from kqnative import cli, config, options
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,9 +45,9 @@ def test_help_shows_every_option_in_80_columns(arguments: tuple[str, ...]) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
     words = " ".join(done.stdout.split())
-    for name in config.OPTIONS:
-        assert f" {config.flag(name)} " in words
-        assert f"default: {config.default_text(name)})" in words
+    for name, option in config.OPTIONS.items():
+        assert f" {options.flag(name)} " in words
+        assert f"default: {option.show(config.DEFAULTS[name])})" in words
     assert all(f"\n{group}:\n" in done.stdout for group in config.GROUPS)
     assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
     examples = done.stdout.rpartition("\nexamples:\n")[2].splitlines()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqnative import Config, ConfigError, Server, config, sources, values
+from kqnative import Config, ConfigError, Server, config, options, sources, values
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,7 +97,7 @@ def test_every_default_is_valid_and_described() -> None:
     for name, option in config.OPTIONS.items():
         assert option.group in config.GROUPS
         assert option.help, name
-        assert config.default_text(name), name
+        assert option.show(config.DEFAULTS[name]), name
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_every_default_is_valid_and_described() -> None:
         ("reply", None),
         ("reply", "\ud800"),
     ],
-    ids=lambda value: config.shown(value)[:20],
+    ids=lambda value: options.shown(value)[:20],
 )
 def test_wrong_value_is_an_error_that_names_the_field(field: str, value: object) -> None:
     """A wrong type or a value out of range raises ConfigError, one line that names the field."""
@@ -326,7 +326,7 @@ def test_printed_config_says_where_each_line_comes_from(tmp_path: Path) -> None:
 
 def test_readme_has_the_table_of_the_declaration() -> None:
     """The README's table of options is the one that is made from the fields."""
-    assert config.markdown_table() in (ROOT / "README.md").read_text()
+    assert options.markdown_table(config.OPTIONS, config.DEFAULTS) in (ROOT / "README.md").read_text()
 
 
 def test_reserve_is_the_core_s() -> None:
