@@ -307,7 +307,7 @@ int kqn_load_progress(struct kqn_load *load, struct kqn_load_progress *out);
 int kqn_load_take_interval(struct kqn_load *load, struct kqn_load_interval *out, struct kqn_histogram *latency);
 
 /* What came out, when no loop runs any more; the histograms are added to. latency: open loop, from a message's intended
- * time; else from its sending, as service. */
+ * time; else from its sending. service: open loop, from its sending; else nothing. */
 int kqn_load_result(struct kqn_load *load, struct kqn_load_totals *out, struct kqn_histogram *latency,
                     struct kqn_histogram *service, struct kqn_histogram *connect);
 

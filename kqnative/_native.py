@@ -14,7 +14,8 @@ from kqnative.stats import REASONS, Stats
 
 try:
     from kqnative import _kq
-    from kqnative._kq import ffi, lib
+    from kqnative._kq import ffi as ffi  # as: the load tester's engine takes them from here
+    from kqnative._kq import lib as lib
 except ImportError as missing:
     raise KqnativeError(
         f"the C module kqnative._kq cannot be loaded ({missing}); in a clone, build it with: pip install -e ."
@@ -25,14 +26,14 @@ if lib.kqn_hook_install(id(_kq)) < 0:  # adds _kq.run_loop
 
 JOURNAL_RECORDS = lib.KQN_JOURNAL_RECORDS
 
-_POLLERS = {
+POLLERS = {
     "auto": lib.KQN_POLLER_AUTO,
     "kqueue": lib.KQN_POLLER_KQUEUE,
     "epoll": lib.KQN_POLLER_EPOLL,
     "poll": lib.KQN_POLLER_POLL,
     "select": lib.KQN_POLLER_SELECT,
 }
-_FRAMINGS = {"stream": lib.KQN_FRAMING_STREAM, "line": lib.KQN_FRAMING_LINE, "u32": lib.KQN_FRAMING_U32}
+FRAMINGS = {"stream": lib.KQN_FRAMING_STREAM, "line": lib.KQN_FRAMING_LINE, "u32": lib.KQN_FRAMING_U32}
 _STEPS = {
     lib.KQN_STEP_MEMORY: "memory",
     lib.KQN_STEP_TEMPLATE: "the reply",
@@ -49,23 +50,37 @@ ReplyBatch = Callable[[list[bytes]], Any]
 
 
 def check_template(template: str) -> None:
-    """Raises ConfigError, with the position, unless the text is a template."""
-    text = template.encode()
+    """Raises ConfigError, with the position, unless the text is a server's reply."""
+    _check(lib.KQN_TEMPLATE_REPLY, template.encode(), "reply", "{message}, {peer}")
+
+
+def check_message(template: bytes) -> None:
+    """Raises ConfigError, with the position, unless the bytes are a load tester's message."""
+    _check(lib.KQN_TEMPLATE_MESSAGE, template, "message", "{n}, {conn}")
+
+
+def check_expect(template: str) -> None:
+    """Raises ConfigError, with the position, unless the text is an answer that a load tester expects."""
+    _check(lib.KQN_TEMPLATE_EXPECT, template.encode(), "expect", "{message}")
+
+
+def _check(use: int, template: bytes, label: str, fields_there: str) -> None:
     error_at = ffi.new("size_t *")
-    rc = lib.kqn_template_check(lib.KQN_TEMPLATE_REPLY, text, len(text), error_at)
+    rc = lib.kqn_template_check(use, template, len(template), error_at)
     if rc == -errno.EINVAL:
-        position = len(text[: error_at[0]].decode(errors="ignore")) + 1
+        position = len(template[: error_at[0]].decode(errors="ignore")) + 1
+        text = shown(template.decode(errors="backslashreplace"))
         raise ConfigError(
-            f"reply: {shown(template)} is wrong at character {position};"
-            " it may hold {message}, {peer}, and {{ and }} for braces"
+            f"{label}: {text} is wrong at character {position};"
+            f" it may hold {fields_there}, and {{{{ and }}}} for braces"
         )
-    _raise_for(rc)
+    raise_for(rc)
 
 
 def check_poller(name: str) -> None:
     """Raises ConfigError, naming those there are, unless this system has the poller."""
-    if not lib.kqn_poller_available(_POLLERS[name]):
-        there = [one for one, kind in _POLLERS.items() if lib.kqn_poller_available(kind)]
+    if not lib.kqn_poller_available(POLLERS[name]):
+        there = [one for one, kind in POLLERS.items() if lib.kqn_poller_available(kind)]
         raise ConfigError(f"poller: this system has no {name}; it has {', '.join(there)}")
 
 
@@ -103,7 +118,7 @@ class Handle:
     def address(self) -> tuple[str, int]:
         """Numeric host and port; nothing and 0 for a unix socket."""
         host, port = ffi.new("char[]", lib.KQN_PEER_TEXT_MAX), ffi.new("int *")
-        _raise_for(lib.kqn_server_address(self._server, host, port))
+        raise_for(lib.kqn_server_address(self._server, host, port))
         return _text(host), port[0]
 
     def run(
@@ -115,29 +130,29 @@ class Handle:
     ) -> None:
         """Runs one loop in this thread until it has stopped. Raises OSError: it failed."""
         if reply is None and reply_batch is None:
-            _raise_for(lib.kqn_server_run(self._server, loop_index))
+            raise_for(lib.kqn_server_run(self._server, loop_index))
             return
         pointer = int(ffi.cast("uintptr_t", self._server))
-        _raise_for(_kq.run_loop(pointer, loop_index, reply, reply_batch, on_error))
+        raise_for(_kq.run_loop(pointer, loop_index, reply, reply_batch, on_error))
 
     def stop(self, grace_s: float) -> None:
         """Asks for the stop; the first call decides."""
-        _raise_for(lib.kqn_server_stop(self._server, _ns(grace_s)))
+        raise_for(lib.kqn_server_stop(self._server, ns(grace_s)))
 
     def stats(self, loop_index: int, wait_s: float) -> Stats:
         """One loop's counters; after so long those that it told last."""
         out = ffi.new("struct kqn_stats *")
-        _raise_for(lib.kqn_server_stats(self._server, loop_index, out, _ns(wait_s)))
+        raise_for(lib.kqn_server_stats(self._server, loop_index, out, ns(wait_s)))
         return Stats(
             **{name: getattr(out, name) for name in _PLAIN_COUNTERS},
             closed={reason: out.closed[i] for i, reason in enumerate(REASONS)},
-            accept_errors={_errno_name(one.error): one.count for one in out.accept_errors if one.count},
+            accept_errors={errno_name(one.error): one.count for one in out.accept_errors if one.count},
         )
 
     def read_journal(self, loop_index: int) -> list[journal.Record]:
         """Takes out what a loop has to say, a journal's worth at most. One thread at a time."""
         count = lib.kqn_server_read_journal(self._server, loop_index, self._records, JOURNAL_RECORDS)
-        _raise_for(count)
+        raise_for(count)
         return [_record(self._records[i]) for i in range(count)]
 
 
@@ -151,9 +166,9 @@ def _settings(config: Config, host: str) -> tuple[Any, list[Any]]:
     settings.reply, settings.reply_len = texts[2], len(reply)
     settings.read_size = config.read_size
     settings.max_message = config.max_message
-    settings.idle_timeout_ns = _ns(config.idle_timeout)
-    settings.poller = _POLLERS[config.poller]
-    settings.framing = _FRAMINGS[config.framing]
+    settings.idle_timeout_ns = ns(config.idle_timeout)
+    settings.poller = POLLERS[config.poller]
+    settings.framing = FRAMINGS[config.framing]
     settings.port = config.port
     settings.backlog = config.backlog
     settings.batch = config.batch
@@ -180,16 +195,19 @@ def _text(raw: Any) -> str:
     return bytes(ffi.string(raw)).decode("utf-8", "replace")
 
 
-def _errno_name(code: int) -> str:
+def errno_name(code: int) -> str:
+    """`ECONNRESET`; `other` for 0, which the core counts under when it has no place left."""
     return errno.errorcode.get(code, str(code)) if code else "other"
 
 
-def _ns(seconds: float) -> int:
+def ns(seconds: float) -> int:
+    """Nanoseconds."""
     return round(seconds * 1_000_000_000)
 
 
-def _raise_for(rc: int) -> None:
+def raise_for(rc: int) -> None:
+    """Raises what a result of the core below 0 means."""
     if rc == -errno.ECHILD:
-        raise RuntimeError("this Server belongs to the process that forked")
+        raise RuntimeError("this belongs to the process that forked")
     if rc < 0:
         raise OSError(-rc, os.strerror(-rc))

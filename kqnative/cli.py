@@ -12,7 +12,11 @@ from kqnative._version import __version__
 DONE, FAILED, USAGE = 0, 1, 2
 
 # A command is the module of its name; serve comes first, and is meant when none is given.
-COMMANDS = {"serve": "answer the messages of TCP clients"}
+COMMANDS = {
+    "serve": "answer the messages of TCP clients",
+    "load": "load-test a TCP server that answers messages",
+    "compare": "compare two JSON reports of load",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -220,7 +220,7 @@ int kqn_load_result(struct kqn_load *load, struct kqn_load_totals *out, struct k
         const struct kqn_tally *tally = &load->drivers[i].tally;
         kqn_tally_add(tally, out);
         kqn_histogram_add(latency, tally->latency);
-        kqn_histogram_add(service, load->settings.rate > 0 ? tally->service : tally->latency);
+        kqn_histogram_add(service, tally->service);
         kqn_histogram_add(connect, tally->connect);
     }
     return 0;
