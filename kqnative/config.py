@@ -77,9 +77,7 @@ class Config:
         none="none",
     )
 
-    max_message: int = option(
-        1 << 20, SIZE, "limits", "longest message (line, u32)", unit="bytes", low=1, high=1 << 30
-    )
+    max_message: int = option(1 << 20, SIZE, "limits", "longest message (line, u32)", unit="bytes", low=1, high=1 << 30)
     max_connections: int | None = option(
         None,
         COUNT,

@@ -251,7 +251,7 @@ static void open_connections(struct kqn_driver *driver)
             int64_t interval_ns = (int64_t)(1e9 * load->driver_count / load->settings.connect_rate);
             /* Time that has passed unused is not made up for in a burst. */
             if (driver->connect_due_ns < driver->loop.now_ns - interval_ns)
-                driver->connect_due_ns = driver->loop.now_ns - interval_ns;
+                driver->connect_due_ns = driver->loop.now_ns;
             driver->connect_due_ns += interval_ns;
         }
         kqn_load_conn_open(driver, conn);

@@ -9,7 +9,7 @@
 #include "server/batch.h"
 #include "server/connection.h"
 #include "server/inbox.h"
-#include "server/template.h"
+#include "core/template.h"
 
 struct thing {
     struct kqn_slot slot;
@@ -228,7 +228,7 @@ static void template_parts(void)
     for (size_t i = 0; i < sizeof(templates) / sizeof(templates[0]); i++) {
         struct kqn_template template;
         size_t error_at = 0;
-        int rc = kqn_template_compile(&template, templates[i].text, strlen(templates[i].text), &error_at);
+        int rc = kqn_template_compile(&template, KQN_TEMPLATE_REPLY, templates[i].text, strlen(templates[i].text), &error_at);
         CHECK_INT(rc, templates[i].error_at < 0 ? 0 : -EINVAL);
         CHECK_INT(template.part_count, templates[i].part_count);
         if (rc < 0)
@@ -242,16 +242,16 @@ static void template_that_surrounds(void)
     struct kqn_template template;
     const uint8_t *prefix, *suffix;
     size_t prefix_len, suffix_len, error_at;
-    CHECK_INT(kqn_template_compile(&template, "<{{{message}>", 13, &error_at), 0);
+    CHECK_INT(kqn_template_compile(&template, KQN_TEMPLATE_REPLY, "<{{{message}>", 13, &error_at), 0);
     CHECK(kqn_template_surrounds(&template, &prefix, &prefix_len, &suffix, &suffix_len));
     CHECK(prefix_len == 2 && memcmp(prefix, "<{", 2) == 0);
     CHECK(suffix_len == 1 && suffix[0] == '>');
     CHECK_INT(kqn_template_len(&template, 10, 0), 13);
     kqn_template_reset(&template);
-    CHECK_INT(kqn_template_compile(&template, "{message}{message}", 18, &error_at), 0);
+    CHECK_INT(kqn_template_compile(&template, KQN_TEMPLATE_REPLY, "{message}{message}", 18, &error_at), 0);
     CHECK(!kqn_template_surrounds(&template, &prefix, &prefix_len, &suffix, &suffix_len));
     kqn_template_reset(&template);
-    CHECK_INT(kqn_template_compile(&template, "{peer}{message}", 15, &error_at), 0);
+    CHECK_INT(kqn_template_compile(&template, KQN_TEMPLATE_REPLY, "{peer}{message}", 15, &error_at), 0);
     CHECK(!kqn_template_surrounds(&template, &prefix, &prefix_len, &suffix, &suffix_len));
     kqn_template_reset(&template);
 }
