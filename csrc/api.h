@@ -303,7 +303,7 @@ int kqn_load_stop(struct kqn_load *load);
 int kqn_load_progress(struct kqn_load *load, struct kqn_load_progress *out);
 
 /* Takes the next interval out, once all loops have gone through it, with the latencies of its messages added to the
- * histogram. 1; 0: not yet; -ENODATA: that were all. One thread at a time. */
+ * histogram. 1; 0: not yet; -ENOENT: that were all. One thread at a time. */
 int kqn_load_take_interval(struct kqn_load *load, struct kqn_load_interval *out, struct kqn_histogram *latency);
 
 /* What came out, when no loop runs any more; the histograms are added to. latency: open loop, from a message's intended

@@ -138,7 +138,7 @@ def markdown_table(options: dict[str, Option], defaults: dict[str, Any]) -> str:
     lines = ["| Option | Default | Takes | What it does |", "|---|---|---|---|"]
     for name, one in options.items():
         flags = f"`{one.short}`, `{flag(name)}`" if one.short else f"`{flag(name)}`"
-        row = (flags, f"`{one.show(defaults[name])}`", one.range or one.metavar, one.help)
+        row = (flags, f"`{one.show(defaults[name])}`", one.range or one.metavar or one.kind.metavar, one.help)
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
     return "\n".join(lines) + "\n"
 

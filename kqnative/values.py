@@ -55,6 +55,8 @@ def show_duration(seconds: float) -> str:
     for unit, scale in (("h", 3_600), ("s", 1)):
         if seconds >= 10 * scale and seconds % scale == 0:
             return f"{seconds / scale:.10g} {unit}"
+    if 0 < seconds < 0.001:
+        return f"{seconds * 1_000_000:.10g} us"
     return f"{seconds * 1_000:.10g} ms" if 0 < seconds < 1 else f"{seconds:.10g} s"
 
 

@@ -20,6 +20,11 @@ struct kqn_answer_place { /* in the answer that is under way; all 0 where one be
 size_t kqn_answer_next(enum kqn_framing_kind framing, size_t size, struct kqn_answer_place *place, const uint8_t *bytes,
                        size_t len, bool *ended);
 
+/* Passes over whole answers, at most max (at least one) of them, and what there is of the next; returns how many bytes
+ * that were, and in *count how many answers. Moves the place itself. */
+size_t kqn_answer_skip(enum kqn_framing_kind framing, size_t size, struct kqn_answer_place *place, const uint8_t *bytes,
+                       size_t len, uint32_t max, uint32_t *count);
+
 /* Narrows the bytes that kqn_answer_next() found to the answer's content, without length or LF; returns where in the
  * content they stand. */
 size_t kqn_answer_content(enum kqn_framing_kind framing, const struct kqn_answer_place *place, bool ended,

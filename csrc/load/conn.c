@@ -166,7 +166,7 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn)
     conn->state = KQN_LOAD_CONN_CONNECTING;
     conn->due_ns = conn->begun_ns + load->settings.connect_timeout_ns;
     conn->place = (struct kqn_answer_place){0};
-    conn->sent = conn->flight_head = 0;
+    conn->sent = conn->flight_head = conn->flight_count = 0;
     conn->broken = conn->starved = conn->thinks = false;
     driver->connecting++;
     if (rc == 0)
@@ -214,13 +214,14 @@ void kqn_load_conn_offer(struct kqn_driver *driver, struct kqn_load_conn *conn)
 }
 
 /* Writes what is unwritten, and waits for room for the rest. ENOBUFS and ENOMEM (macOS and the BSDs) are a kernel short
- * of memory while the socket stays writable. Any other error ends the sending alone: answers that came before it are
- * still to be read, and the end is found behind them. */
+ * of memory while the socket stays writable; ENOTCONN (macOS) is a connection that is not quite there yet. Any other
+ * error ends the sending alone: answers that came before it are still to be read, and the end is found behind them. */
 static void write_some(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
     ssize_t n = kqn_sys_write(conn->socket->watch.fd, conn->unwritten, conn->unwritten_len);
     conn->starved = n == -ENOBUFS || n == -ENOMEM;
-    conn->broken = n < 0 && n != -EAGAIN && n != -EINTR && !conn->starved;
+    bool must_wait = n == -EAGAIN || n == -EINTR || n == -ENOTCONN || conn->starved;
+    conn->broken = n < 0 && !must_wait;
     if (n > 0)
         driver->tally.totals.bytes_sent += (uint64_t)n;
     size_t done = conn->broken ? conn->unwritten_len : n < 0 ? 0 : (size_t)n;
@@ -270,15 +271,12 @@ static uint32_t take_from_block(struct kqn_driver *driver, struct kqn_load_conn 
 static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns)
 {
     uint32_t depth = (uint32_t)driver->load->settings.depth;
-    uint32_t at = conn->flight_head + conn->in_flight;
-    for (uint32_t i = 0; i < count; i++, at++) {
-        if (at >= depth)
-            at -= depth;
-        conn->flights[at] = (struct kqn_flight){
-            .number = driver->sent_count++, .intended_ns = intended_ns, .sent_ns = driver->loop.now_ns};
-    }
+    uint32_t at = conn->flight_head + conn->flight_count++;
+    conn->flights[at < depth ? at : at - depth] = (struct kqn_flight){
+        .number = driver->sent_count, .intended_ns = intended_ns, .sent_ns = driver->loop.now_ns, .count = count};
     conn->in_flight += count;
     conn->sent += count;
+    driver->sent_count += count;
     driver->in_flight += count;
     if (driver->phase == KQN_LOAD_MEASURING) {
         driver->tally.totals.sent += count;
@@ -297,18 +295,20 @@ uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *con
     if (count == 0)
         return 0;
     count = load->messages.has_fields ? make_messages(driver, conn, count) : take_from_block(driver, conn, count);
-    put_in_flight(driver, conn, count, intended_ns);
-    if (count > 0)
+    if (count > 0) {
+        put_in_flight(driver, conn, count, intended_ns);
         write_some(driver, conn);
+    }
     return count;
 }
 
 void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    uint32_t room;
-    while (kqn_driver_sends(driver) && (room = kqn_load_conn_room(driver, conn)) > 0)
-        if (kqn_load_conn_send(driver, conn, room, driver->loop.now_ns) == 0)
-            return;
+    uint32_t room, sent;
+    do {
+        room = kqn_driver_sends(driver) ? kqn_load_conn_room(driver, conn) : 0;
+        sent = room > 0 ? kqn_load_conn_send(driver, conn, room, driver->loop.now_ns) : 0;
+    } while (sent > 0 && sent < room); /* the block of messages had its end there */
 }
 
 /* Sends what comes next after something has happened. */
@@ -322,45 +322,56 @@ static void go_on(struct kqn_driver *driver, struct kqn_load_conn *conn)
 
 /* --- Receiving --- */
 
-static void record(struct kqn_driver *driver, const struct kqn_flight *flight)
+/* Messages of one flight have been answered as they should be. */
+static void record(struct kqn_driver *driver, const struct kqn_flight *flight, uint32_t count)
 {
     struct kqn_tally *tally = &driver->tally;
     int64_t now_ns = driver->loop.now_ns;
     if (driver->phase < KQN_LOAD_MEASURING) {
-        tally->totals.warmup_messages++;
+        tally->totals.warmup_messages += count;
         return;
     }
-    tally->totals.messages++;
-    tally->totals.in_time += now_ns <= driver->phase_end_ns;
-    tally->interval.messages++;
-    kqn_histogram_record(tally->of_interval, now_ns - flight->intended_ns);
+    tally->totals.messages += count;
+    tally->totals.in_time += now_ns <= driver->phase_end_ns ? count : 0;
+    tally->interval.messages += count;
+    kqn_histogram_record_many(tally->of_interval, now_ns - flight->intended_ns, count);
     if (kqn_driver_is_open_loop(driver))
-        kqn_histogram_record(tally->service, now_ns - flight->sent_ns);
+        kqn_histogram_record_many(tally->service, now_ns - flight->sent_ns, count);
 }
 
-static const struct kqn_flight *land(struct kqn_driver *driver, struct kqn_load_conn *conn)
+/* The oldest messages in flight, so many of them, have got their answers. */
+static void land(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, bool are_good)
 {
-    const struct kqn_flight *flight = &conn->flights[conn->flight_head];
-    if (++conn->flight_head == (uint32_t)driver->load->settings.depth)
-        conn->flight_head = 0;
-    conn->in_flight--;
-    driver->in_flight--;
+    uint32_t depth = (uint32_t)driver->load->settings.depth;
+    conn->in_flight -= count;
+    driver->in_flight -= count;
     driver->last_end_ns = driver->loop.now_ns;
-    return flight;
+    while (count > 0) {
+        struct kqn_flight *flight = &conn->flights[conn->flight_head];
+        uint32_t landed = flight->count < count ? flight->count : count;
+        if (are_good)
+            record(driver, flight, landed);
+        flight->count -= landed;
+        flight->number += landed;
+        count -= landed;
+        if (flight->count == 0) {
+            conn->flight_head = conn->flight_head + 1 < depth ? conn->flight_head + 1 : 0;
+            conn->flight_count--;
+        }
+    }
+    if (are_good)
+        conn->failures = 0;
 }
 
 /* An answer is complete, or is known to be wrong. */
-static void on_answer(struct kqn_driver *driver, struct kqn_load_conn *conn)
+static void on_judged(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    bool is_wrong = conn->place.wrong || conn->in_flight == 0;
+    bool is_wrong = conn->place.wrong;
     conn->place = (struct kqn_answer_place){0};
-    const struct kqn_flight *flight = conn->in_flight > 0 ? land(driver, conn) : NULL;
-    if (is_wrong) {
+    if (is_wrong)
         kqn_tally_error(&driver->tally, KQN_LOAD_WRONG_ANSWER, 0, 1);
-        return;
-    }
-    record(driver, flight);
-    conn->failures = 0;
+    if (conn->in_flight > 0)
+        land(driver, conn, 1, !is_wrong);
 }
 
 /* What the oldest message in flight must be answered with. False: there is none, or no memory to say it. */
@@ -392,30 +403,44 @@ static void judge(struct kqn_driver *driver, struct kqn_load_conn *conn, const s
     kqn_tally_example(&driver->tally, expected, conn->index, right, bytes, len);
 }
 
-static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
+/* Bytes of one answer, which are compared, or which nobody has asked for; returns how many. */
+static size_t take_judged(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
 {
     const struct kqn_load_settings *settings = &driver->load->settings;
     bool is_stream = settings->framing == KQN_FRAMING_STREAM;
-    while (len > 0) {
-        struct kqn_expectation expected;
-        bool has_expected = expect(driver, conn, &expected);
-        size_t size = settings->reply_size;
-        if (is_stream && size == 0)
-            size = has_expected ? kqn_expectation_len(&expected) : len;
-        bool ended;
-        size_t taken = kqn_answer_next(settings->framing, size, &conn->place, bytes, len, &ended);
-        if (driver->load->compares || conn->in_flight == 0)
-            judge(driver, conn, has_expected ? &expected : NULL, bytes, taken, ended);
-        conn->place.seen += taken;
+    struct kqn_expectation expected;
+    bool has_expected = expect(driver, conn, &expected);
+    size_t size = settings->reply_size;
+    if (is_stream && size == 0)
+        size = has_expected ? kqn_expectation_len(&expected) : len;
+    bool ended;
+    size_t taken = kqn_answer_next(settings->framing, size, &conn->place, bytes, len, &ended);
+    judge(driver, conn, has_expected ? &expected : NULL, bytes, taken, ended);
+    conn->place.seen += taken;
+    if (is_stream && conn->place.wrong) { /* nobody can say where the next answer would begin */
+        on_judged(driver, conn);
+        lose(driver, conn, KQN_LOAD_WRONG_ANSWER, 0);
+    } else if (ended) {
+        on_judged(driver, conn);
+    }
+    return taken;
+}
+
+static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
+{
+    const struct kqn_load *load = driver->load;
+    while (len > 0 && conn->state == KQN_LOAD_CONN_OPEN) {
+        size_t taken;
+        if (load->compares || conn->in_flight == 0) {
+            taken = take_judged(driver, conn, bytes, len);
+        } else {
+            uint32_t count;
+            taken = kqn_answer_skip(load->settings.framing, load->settings.reply_size, &conn->place, bytes, len,
+                                    conn->in_flight, &count);
+            land(driver, conn, count, true);
+        }
         bytes += taken;
         len -= taken;
-        if (is_stream && conn->place.wrong) { /* nobody can say where the next answer would begin */
-            on_answer(driver, conn);
-            lose(driver, conn, KQN_LOAD_WRONG_ANSWER, 0);
-            return;
-        }
-        if (ended)
-            on_answer(driver, conn);
     }
 }
 

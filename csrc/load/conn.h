@@ -16,10 +16,11 @@ enum kqn_load_conn_state {
     KQN_LOAD_CONN_OPEN,
 };
 
-struct kqn_flight { /* a message that awaits its answer */
-    uint64_t number;
-    int64_t intended_ns; /* when it should have been sent, and from when its latency counts */
+struct kqn_flight {      /* messages sent together that await their answers */
+    uint64_t number;     /* of the first; the others' follow */
+    int64_t intended_ns; /* when they should have been sent, and from when their latency counts */
     int64_t sent_ns;
+    uint32_t count;
 };
 
 struct kqn_load_socket { /* a slot of the loop */
@@ -32,7 +33,8 @@ struct kqn_load_conn {
     struct kqn_flight *flights;     /* a ring of depth */
     uint32_t index;
     uint32_t flight_head; /* the oldest */
-    uint32_t in_flight;
+    uint32_t flight_count;
+    uint32_t in_flight;                  /* messages, of all flights */
     uint32_t sent;                       /* messages since it was opened */
     uint32_t next[KQN_LOAD_QUEUE_COUNT]; /* index + 1 */
     struct kqn_answer_place place;

@@ -282,7 +282,6 @@ static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, 
     const struct kqn_load_settings *settings = &driver->load->settings;
     enter(driver, phase);
     driver->phase_end_ns = end_ns;
-    driver->was_blocked = true; /* until somebody has looked */
     if (settings->rate > 0)
         kqn_schedule_start(&driver->schedule, start_ns, settings->rate, settings->poisson, driver->index,
                            driver->load->driver_count);
@@ -290,6 +289,7 @@ static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, 
         driver->conns[i].thinks = false;
         kqn_load_conn_offer(driver, &driver->conns[i]);
     }
+    driver->was_blocked = !first_ready(driver);
 }
 
 static void begin_measuring(struct kqn_driver *driver, int64_t start_ns)
@@ -425,7 +425,9 @@ static int64_t next_turn_ns(struct kqn_driver *driver)
 
 static int turn(struct kqn_driver *driver)
 {
-    kqn_loop_read_clock(&driver->loop);
+    if (kqn_driver_is_open_loop(
+            driver)) /* a closed loop's next deadline is that of a tick, and can wait for the rest */
+        kqn_loop_read_clock(&driver->loop);
     int64_t due_ns = next_turn_ns(driver);
     int64_t wait_ns = due_ns - driver->loop.now_ns;
     int rc = kqn_loop_wait(&driver->loop, wait_ns > 0 ? wait_ns : 0);
@@ -434,7 +436,6 @@ static int turn(struct kqn_driver *driver)
     driver->turn_due_ns = earlier(due_ns, driver->loop.now_ns);
     kqn_loop_dispatch(&driver->loop, on_event);
     send_due(driver);
-    kqn_loop_read_clock(&driver->loop);
     sweep(driver);
     reap(driver);
     open_connections(driver);

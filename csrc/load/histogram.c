@@ -13,7 +13,7 @@ int64_t kqn_histogram_upper_ns(uint32_t index)
     return (int64_t)(((within + 1) << shift) - 1);
 }
 
-void kqn_histogram_record(struct kqn_histogram *histogram, int64_t duration_ns)
+void kqn_histogram_record_many(struct kqn_histogram *histogram, int64_t duration_ns, uint64_t times)
 {
     if (duration_ns < 0)
         duration_ns = 0;
@@ -23,9 +23,14 @@ void kqn_histogram_record(struct kqn_histogram *histogram, int64_t duration_ns)
         histogram->min_ns = duration_ns;
     if (duration_ns > histogram->max_ns)
         histogram->max_ns = duration_ns;
-    histogram->sum_ns += (double)duration_ns;
-    histogram->total++;
-    histogram->counts[kqn_histogram_index((uint64_t)duration_ns)]++;
+    histogram->sum_ns += (double)duration_ns * (double)times;
+    histogram->total += times;
+    histogram->counts[kqn_histogram_index((uint64_t)duration_ns)] += times;
+}
+
+void kqn_histogram_record(struct kqn_histogram *histogram, int64_t duration_ns)
+{
+    kqn_histogram_record_many(histogram, duration_ns, 1);
 }
 
 void kqn_histogram_add(struct kqn_histogram *into, const struct kqn_histogram *from)

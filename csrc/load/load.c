@@ -200,7 +200,7 @@ int kqn_load_take_interval(struct kqn_load *load, struct kqn_load_interval *out,
         there += rc == 1;
     }
     if (there == 0)
-        return -ENODATA;
+        return -ENOENT;
     *out = (struct kqn_load_interval){.index = index};
     for (int i = 0; i < load->driver_count; i++)
         kqn_tally_take_interval(&load->drivers[i].tally, index, out, latency);

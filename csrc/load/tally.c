@@ -141,7 +141,7 @@ void kqn_tally_example(struct kqn_tally *tally, const struct kqn_expectation *ex
 int kqn_tally_has_interval(struct kqn_tally *tally, uint64_t index)
 {
     pthread_mutex_lock(&tally->lock);
-    int rc = tally->first && tally->first->interval.index == index ? 1 : tally->ended ? -ENODATA : 0;
+    int rc = tally->first && tally->first->interval.index == index ? 1 : tally->ended ? -ENOENT : 0;
     pthread_mutex_unlock(&tally->lock);
     return rc;
 }

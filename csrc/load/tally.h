@@ -63,7 +63,7 @@ void kqn_tally_error(struct kqn_tally *tally, enum kqn_load_error kind, int erro
 void kqn_tally_example(struct kqn_tally *tally, const struct kqn_expectation *expected, uint32_t conn, size_t right,
                        const uint8_t *bytes, size_t len);
 
-/* For the reader: whether the interval with this index is there, -ENODATA when none follows. */
+/* For the reader: whether the interval with this index is there, -ENOENT when none follows. */
 int kqn_tally_has_interval(struct kqn_tally *tally, uint64_t index);
 
 /* For the reader, when the interval with this index is there: takes it out and adds it up. */

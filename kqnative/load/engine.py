@@ -131,7 +131,7 @@ class Handle:
         while True:
             latency = Histogram()
             rc = lib.kqn_load_take_interval(self._load, raw, latency.raw)
-            if rc in (0, -errno.ENODATA):
+            if rc in (0, -errno.ENOENT):
                 return
             raise_for(rc)
             yield RawInterval(raw.index, raw.length_ns / 1e9, raw.messages, raw.sent, raw.errors, latency)
