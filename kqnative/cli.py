@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 def say(text: str) -> int:
     """Writes what was asked for to the standard output; the exit code."""
     try:
-        sys.stdout.write(text)
+        encoding = sys.stdout.encoding
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         # What is still in the buffer would fail again when Python exits.

@@ -29,7 +29,7 @@ examples:
 SCHEMA = "kqnative.load/1"
 SHORT_INTERVAL_S = 0.5  # of the measured time's seconds, a shorter rest says nothing of the spread
 
-_CHANGE = re.compile(r"\s*(\S+)\s+([+-])\s*(\d+(?:\.\d+)?)\s*%\s*")
+_CHANGE = re.compile(r"\s*(\S+)\s+([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _seconds(report: Mapping[str, Any], figure: Any) -> list[float]:
         for one in report["intervals"]
         if one["start"] < report["seconds"] and (one["seconds"] >= SHORT_INTERVAL_S or len(report["intervals"]) == 1)
     ]
-    return sorted(value for value in map(figure, within) if value)
+    return sorted(value for value in map(figure, within) if value is not None)
 
 
 def _spread(value: float | None, of_seconds: list[float]) -> tuple[float, float] | None:
@@ -112,6 +112,8 @@ def _spread(value: float | None, of_seconds: list[float]) -> tuple[float, float]
     if value is None or not of_seconds:
         return None
     middle = of_seconds[len(of_seconds) // 2]
+    if not middle:
+        return None
     return value * of_seconds[0] / middle, value * of_seconds[-1] / middle
 
 
@@ -125,12 +127,19 @@ def _read(path: str) -> dict[str, Any]:
             report = json.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: this is not JSON: {error}") from error
     schema = report.get("schema") if isinstance(report, dict) else None
     if schema != SCHEMA:
         raise ConfigError(f"{path}: its schema is {shown(schema)}, not {SCHEMA}; write it with: kqnative load --json")
-    return dict(report)
+    try:
+        list(figures_of(report, report))
+        settings = dict(report["settings"])
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        raise ConfigError(f"{path}: this is no whole report; write it with: kqnative load --json") from None
+    if report.get("probes"):
+        settings["rate"] = None  # it is what was found, not what was asked for
+    return {**report, "settings": settings}
 
 
 def _check_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -164,11 +173,9 @@ def _breaks(condition: str, figures: list[Figure]) -> bool:
 def _text(figures: list[Figure]) -> str:
     from rich.console import Console
 
-    console = Console()
-    console.width = 80 if not console.is_terminal else min(80, console.width)
-    with console.capture() as captured:
-        console.print(_table(figures), highlight=False)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    from kqnative.load.report import drawn
+
+    return drawn(Console(), lambda console: console.print(_table(figures)))
 
 
 def _table(figures: list[Figure]) -> "Table":

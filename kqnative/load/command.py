@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import re
 import signal
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 CURVE_POINTS_PER_DECADE = 25
 
-USAGE = "kqnative load [options] HOST:PORT | [V6]:PORT | tcp://HOST:PORT | unix:PATH"
+USAGE = "kqnative load [options] HOST:PORT|[V6]:PORT|tcp://HOST:PORT|unix:PATH"
 DESCRIPTION = "Sends messages to a TCP server that answers them, and measures how it does that."
 EPILOG = """\
 Times: us ms s m h, a bare number is seconds. Sizes: k M G are 1,024-based.
@@ -82,13 +84,18 @@ class _Job:
     """One command: its runs, its signals, and what it leaves behind."""
 
     def __init__(self, plan: LoadPlan, wishes: Wishes) -> None:
-        from rich.console import Console
-
         self._plan = plan
         self._wishes = wishes
-        self._err = Console(stderr=True)
-        self._run: Run | None = None
+        self._run: Run | None = None  # the one that runs
+        self._finding: Search | None = None
+        self._is_interrupted = False
         self._hdr = ""  # of the run that is reported
+
+    @functools.cached_property
+    def _err(self) -> "Console":
+        from rich.console import Console
+
+        return Console(stderr=True, emoji=False)
 
     def run(self) -> int:
         """Runs, writes the files, prints the report; the exit code."""
@@ -105,11 +112,14 @@ class _Job:
 
     def _one(self, plan: LoadPlan) -> LoadResult:
         """One run, with a live line where somebody can see it."""
-        self._run = run = Run(plan, percentiles=self._wishes.percentiles)
+        run = Run(plan, percentiles=self._wishes.percentiles)
         log = HdrLog()
         watchers: list[Watcher] = [log] if self._wishes.hdr else []
         try:
-            if self._err.is_terminal and not self._wishes.quiet:
+            self._run = run
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            if not self._wishes.quiet and self._err.is_terminal:
                 from kqnative.load.live import LiveLine
 
                 with LiveLine(self._err, plan) as line:
@@ -118,6 +128,7 @@ class _Job:
                 result = run.run(_all(watchers))
         except KeyboardInterrupt:
             result = run.unbegun()
+        self._run = None
         self._hdr = log.text() if self._wishes.hdr else ""
         return result
 
@@ -126,7 +137,7 @@ class _Job:
         from kqnative.load import report
 
         assert self._wishes.find_rate is not None
-        search = Search(self._wishes.find_rate)
+        search = self._finding = Search(self._wishes.find_rate)
         duration = PROBE_S if self._plan.duration is None else self._plan.duration
         logs: dict[float, str] = {}
 
@@ -144,7 +155,7 @@ class _Job:
         result = search.best or search.first
         self._hdr = logs[result.requested_rate or 0.0]
         ended_because = search.ended_because
-        if search.best is None and ended_because is None:
+        if search.best is None and ended_because is None and not self._is_interrupted:
             ended_because = (
                 f"'{self._wishes.find_rate.text.strip()}' does not hold at {report.show_rate(search.probes[0].rate)}"
             )
@@ -152,14 +163,19 @@ class _Job:
             result,
             probes=search.probes,
             ended_because=None if search.best else ended_because,
-            invalid_because=ended_because if search.best else result.invalid_because,
+            interrupted=self._is_interrupted,
         )
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Ends the run early. The next one ends the process at once, as if we had never been asked."""
         del number, frame
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._run is None or not self._run.has_begun:
+        self._is_interrupted = True
+        if self._finding is not None:
+            self._finding.is_stopped = True
+        if self._run is None:
+            return  # before a run: that will not begin
+        if not self._run.has_begun:
             raise KeyboardInterrupt
         self._run.stop()
 
@@ -187,11 +203,9 @@ class _Job:
         from kqnative.load import report
 
         to_error = self._wishes.json == "-"
-        console = self._err if to_error else Console()
-        console = _narrowed(console, report.WIDTH)
-        with console.capture() as captured:
-            report.print_report(console, result)
-        text = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())  # rich fills lines up
+        target = self._err if to_error else Console()
+        unicode = target.encoding.startswith("utf")
+        text = report.drawn(target, lambda console: report.print_report(console, result, unicode=unicode))
         if not to_error:
             return cli.say(text)
         with contextlib.suppress(OSError):  # nobody reads it; the JSON and the exit code say it too
@@ -227,12 +241,6 @@ def _all(watchers: list[Watcher]) -> Watcher:
             one(progress, new)
 
     return watch
-
-
-def _narrowed(console: "Console", width: int) -> "Console":
-    if not console.is_terminal or console.width > width:
-        console.width = width
-    return console
 
 
 def _write(path: str, text: str) -> int:
@@ -341,7 +349,7 @@ def _percentiles(text: str | None) -> tuple[float, ...]:
         return PERCENTILES
     parts = [one.strip() for one in text.split(",")]
     for one in parts:
-        if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", one) or not 0 < float(one) <= 100:
+        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", one) or not 0 < float(one) <= 100:
             raise ConfigError(f"--percentiles: {shown(one)} is not a number above 0, up to 100; give some: 50,95,99.9")
     return tuple(sorted({float(one) for one in parts}))
 
@@ -352,7 +360,11 @@ def _check_files(wishes: Wishes) -> None:
         from kqnative.load import html
 
         html.require()
-    for path in (wishes.json, wishes.hdr, wishes.html):
+    paths = {"--json": wishes.json, "--hdr": wishes.hdr, "--html": wishes.html}
+    for (one, path), (other, same) in itertools.combinations(paths.items(), 2):
+        if path is not None and path == same:
+            raise ConfigError(f"{one} and {other} cannot both write {path}: give one of them another file")
+    for path in paths.values():
         if path is None or (path == "-" and path == wishes.json):
             continue
         try:

@@ -70,10 +70,8 @@ def parse(text: str, label: str) -> Condition:
     """The condition that a text says. Raises ConfigError, with the position of what is wrong."""
     if re.fullmatch(r"\s*not\s+valid\s*", text):
         return Condition(text, "valid")
-    found = _PARTS.fullmatch(text)
-    if found is None:
-        end = len(text.rstrip())
-        raise _wrong(label, text, end, "it should end with the value")
+    found = _PARTS.match(text)
+    assert found is not None  # every part of it may be empty
     figure, comparison, value = found["figure"], found["comparison"], found["value"]
     is_latency = figure in ("min", "mean", "max") or percentile_of(figure) is not None
     if not is_latency and figure not in PLAIN_FIGURES:
@@ -82,6 +80,8 @@ def parse(text: str, label: str) -> Condition:
         raise _wrong(label, text, found.start("comparison"), "here should be < <= > or >=")
     if not value:
         raise _wrong(label, text, found.start("value"), "here should be a number")
+    if found.end() < len(text):
+        raise _wrong(label, text, found.end(), "it should end with the value")
     amount, is_percent = _amount(found, figure, is_latency, text, label)
     return Condition(text, figure, comparison, amount, is_percent)
 

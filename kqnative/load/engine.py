@@ -160,7 +160,7 @@ def other_errors(totals: Any) -> dict[str, int]:
 def _settings(plan: LoadPlan, endpoint: Endpoint) -> tuple[Any, list[Any]]:
     """The struct, and the texts that live only as long as somebody keeps them."""
     settings = ffi.new("struct kqn_load_settings *")
-    sources = [ffi.new("char[]", one.encode()) for one in plan.source]
+    sources = [ffi.new("char[]", one.encode()) for one in plan.source if (":" in one) == (":" in endpoint.host)]
     bodies = [ffi.new("uint8_t[]", one or b"\0") for one in plan._bodies.fixed]
     kept = [
         ffi.new("char[]", endpoint.host.encode()),

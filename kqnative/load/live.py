@@ -10,7 +10,7 @@ from kqnative.load.report import show_rate, show_us
 if TYPE_CHECKING:
     from rich.console import Console
 
-BAR_WIDTH = 20
+BAR_WIDTH = 10
 
 
 class LiveLine:

@@ -56,8 +56,7 @@ def _made(text: bytes, framing: str, room: int | None) -> Bodies:
 
     _native.check_message(text)
     has_fields = re.search(rb"\{(n|conn)\}", re.sub(rb"\{\{|\}\}", b"", text)) is not None
-    literal = re.sub(rb"\{(?:n|conn)\}", b"", text) if has_fields else text
-    body = literal.replace(b"{{", b"{").replace(b"}}", b"}")
+    body = re.sub(rb"\{\{|\}\}|\{(?:n|conn)\}", lambda found: found[0][:1] if found[0] in (b"{{", b"}}") else b"", text)
     if framing == "line" and b"\n" in body:
         raise ConfigError("--message holds a line feed; in line framing that would be two messages, and one is added")
     if framing == "stream" and not body and not has_fields and not room:

@@ -1,11 +1,13 @@
 """The report that a person reads in five seconds, at most 80 columns wide."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kqnative.load import limits
 from kqnative.load.engine import Histogram
 from kqnative.load.result import BUSY_SHARE, LoadResult, Probe, percentile_key
+from kqnative.logs import printable
 from kqnative.values import show_duration
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ def show_rate(rate: float | None) -> str:
 def show_bytes(size: float) -> str:
     """`1.21 MiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1_000 or unit == "GiB":
+        if size < (1_000 if unit == "bytes" else 999.5) or unit == "GiB":
             break
         size /= 1_024
     return (
-        f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.3g} {unit}" if size < 1_000 else f"{size:,.0f} {unit}"
+        f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.3g} {unit}" if size < 999.5 else f"{size:,.0f} {unit}"
     )
 
 
@@ -69,22 +71,32 @@ def asked_for(result: LoadResult) -> str:
     return f"{result.connections:,} connection{plural}{depth}, {rate}, {' or '.join(ends)}"
 
 
-def print_report(console: "Console", result: LoadResult) -> None:
+def drawn(target: "Console", draw: Callable[["Console"], None]) -> str:
+    """What this draws for a console, as text: with colours if it is a terminal, at most 80 columns wide."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    width = min(WIDTH, target.width) if target.is_terminal else WIDTH
+    draw(Console(file=text, force_terminal=target.is_terminal, width=width, emoji=False, highlight=False))
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())  # rich fills lines up
+
+
+def print_report(console: "Console", result: LoadResult, *, unicode: bool = True) -> None:
     """Prints all of it."""
-    console.print(f"{result.target}: {asked_for(result)}", style="bold", highlight=False, markup=False)
+    console.print(f"{printable(result.target)}: {asked_for(result)}", style="bold", markup=False)
     console.print()
-    console.print(_facts(result), highlight=False)
+    console.print(_facts(result))
     if len(result.latency):
         console.print()
-        console.print(_latencies(result), highlight=False)
+        console.print(_latencies(result))
         console.print()
-        console.print(_histogram(result, unicode=_is_unicode(console)), highlight=False)
+        console.print(_histogram(result, unicode=unicode))
     if result.probes is not None:
         console.print()
-        console.print(_probes(result.probes), highlight=False)
+        console.print(_probes(result.probes))
     for line, style in _remarks(result):
         console.print()
-        console.print(line, style=style, highlight=False, markup=False)
+        console.print(printable(line), style=style, markup=False)
 
 
 def probe_line(probe: Probe) -> str:
@@ -141,7 +153,7 @@ def bins(histogram: Histogram, rows: int) -> list[tuple[float, int]]:
     counts = [0] * (rows + 1)
     row = 0
     for upper_us, count in _buckets(histogram):
-        while row < rows and upper_us > ends[row] * 1.0005:
+        while row < rows and upper_us > ends[row] * 1.001:
             row += 1
         counts[row] += count
     beyond = [(histogram.max_us or high, counts[rows])] if counts[rows] else []
@@ -197,6 +209,8 @@ def _remarks(result: LoadResult) -> Iterator[tuple[str, str]]:
         yield f"Failed: {result.ended_because}.", "bold red"
     if result.invalid_because:
         yield f"Not valid: {result.invalid_because}. The figures say more of the tester than of the server.", "bold red"
+    if result.probes and result.valid and not result.probes[-1].valid:
+        yield f"The tester is the limit at {result.probes[-1].rate:,.0f} messages/s; the server may do more.", "yellow"
     if result.unsent:
         yield (
             f"{result.unsent:,} messages were due and could not be sent before the end: the server was slower than the"
@@ -226,7 +240,3 @@ def _table(*columns: str) -> "Table":
     for name in columns:
         table.add_column(name)
     return table
-
-
-def _is_unicode(console: "Console") -> bool:
-    return (console.encoding or "").lower().startswith("utf")

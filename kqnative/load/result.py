@@ -15,7 +15,7 @@ BUSY_SHARE = 0.9  # of a core; beyond, the figures may be the tester's own
 
 def percentile_key(percent: float) -> str:
     """`p50`, `p99_9`: a percentile's name in JSON."""
-    return f"p{percent:.10g}".replace(".", "_")
+    return "p" + f"{percent:.6f}".rstrip("0").rstrip(".").replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Search:
     probes: list[Probe] = field(default_factory=list)
     best: LoadResult | None = None  # of the highest rate that held
     first: LoadResult | None = None
+    is_stopped: bool = False  # no further probe is wanted
     ended_because: str | None = None  # the search could not go on to its end
 
     def run(self, probe: Callable[[float], LoadResult], said: Callable[[Probe], None]) -> None:
@@ -43,11 +44,14 @@ class Search:
                 held, self.best = rate, result
             else:
                 broken = rate
+            if self.is_stopped:
+                return
 
     def _judged(self, rate: float, result: LoadResult) -> Probe:
         due = result.sent + result.unsent
         is_sent = due > 0 and result.unsent <= UNSENT_SHARE_MAX * due
-        held = bool(self.condition.holds(result)) and result.valid and is_sent and not result.interrupted
+        is_whole = result.valid and is_sent and not result.interrupted and not result.ended_because
+        held = is_whole and bool(self.condition.holds(result))
         return Probe(rate, result.messages_per_second, result.latency_us, result.errors, result.valid, held)
 
     def _why(self, rate: float, result: LoadResult) -> str | None:

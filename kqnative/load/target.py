@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ def parse(text: object) -> Target:
         return Target("", 0, path)
     host, colon, port = text.removeprefix("tcp://").removesuffix("/").rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65_536:
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 65_536
+    if not colon or not bare or not is_port or "/" in bare:
         raise ConfigError(f"target: {shown(text)} is not HOST:PORT, [V6]:PORT, tcp://HOST:PORT or unix:PATH")
+    if "%" in bare:
+        raise ConfigError(f"target: {text} has a scope; addresses with one cannot be used")
     if ":" in bare and bare == host:
         raise ConfigError(f"target: put the IPv6 address of {shown(text)} in brackets: [{bare}]:{port}")
     return Target(bare, int(port))
@@ -67,7 +71,7 @@ def check_sources(sources: object) -> tuple[str, ...]:
     checked = tuple(sources)
     for one in checked:
         try:
-            ipaddress.ip_address(one)
+            ipaddress.ip_address(one if isinstance(one, str) and "%" not in one else "")
         except ValueError:
             raise ConfigError(f"--source: {shown(one)} is not a numeric address of this machine") from None
     return checked
@@ -79,20 +83,33 @@ def find(text: str, sources: tuple[str, ...], timeout_s: float) -> Endpoint:
     Raises UnreachableError when none has after so long.
     """
     wanted = parse(text)
+    for source in sources:
+        _check_source(source)
     candidates = [Endpoint("", 0, wanted.path, text)] if wanted.path else _resolve(wanted, sources)
     deadline = monotonic() + timeout_s
     while True:
-        for one in candidates:
+        for i, one in enumerate(candidates):
+            share_s = (deadline - monotonic()) / (len(candidates) - i)  # so that one that is silent leaves some time
             try:
-                _probe(one, sources, max(0.001, deadline - monotonic()))
+                _probe(one, sources, max(0.001, share_s))
             except OSError as error:
                 failure = error
             else:
                 return one
         if monotonic() + RETRY_S >= deadline:
-            why = failure.strerror or "it did not answer"
+            why = failure.strerror or ("it did not answer" if isinstance(failure, TimeoutError) else str(failure))
             raise UnreachableError(f"no connection to {_names(candidates)} within {timeout_s:g} s: {why}", failure)
         sleep(RETRY_S)
+
+
+def _check_source(source: str) -> None:
+    """Raises UnreachableError unless this machine has the address."""
+    with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET) as probe:
+        try:
+            probe.bind((source, 0))
+        except OSError as error:
+            why = f"cannot connect from {source}: {error.strerror}; give --source an address of this machine"
+            raise UnreachableError(why, OSError(0, why)) from error
 
 
 def _resolve(wanted: Target, sources: tuple[str, ...]) -> list[Endpoint]:
