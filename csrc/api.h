@@ -258,6 +258,9 @@ enum kqn_poller_kind kqn_poller_default(void);
 /* Descriptors that a select() set can hold (FD_SETSIZE). */
 int kqn_select_limit(void);
 
+/* What the module was compiled for: "x86_64-linux", "arm64-macos" with the oldest version as the compiler writes it. */
+const char *kqn_build_target(void);
+
 /* Raises the soft limit of descriptors towards wanted (0: as far as it goes) and never lowers it; returns the limit
  * in force. */
 int64_t kqn_descriptors_raise(int64_t wanted);

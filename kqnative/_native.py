@@ -13,7 +13,7 @@ from kqnative.options import shown
 from kqnative.stats import REASONS, Stats
 
 try:
-    from kqnative import _kq
+    from kqnative import _kq as _kq
     from kqnative._kq import ffi as ffi  # as: the load tester's engine takes them from here
     from kqnative._kq import lib as lib
 except ImportError as missing:

@@ -5,9 +5,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import NoReturn
-
-from kqnative._version import __version__
+from typing import Any, NoReturn
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -16,6 +14,7 @@ COMMANDS = {
     "serve": "answer the messages of TCP clients",
     "load": "load-test a TCP server that answers messages",
     "compare": "compare two JSON reports of load",
+    "doctor": "check this machine, and say what to do",
 }
 
 
@@ -24,8 +23,6 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before a command has its own answer: no traceback
     _fill_standard_descriptors()
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["--version"]:
-        return say(f"kqnative {__version__}\n")
     command, options = ("serve", words) if not words or words[0].startswith("-") else (words[0], words[1:])
     if command not in COMMANDS:
         return complain(f"there is no command {command!r}; the commands are: {', '.join(COMMANDS)}", USAGE)
@@ -70,6 +67,21 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+        self.general = self.add_argument_group("options")
+        self.general.add_argument("-h", "--help", action="store_true", help="show this and exit")
+        self.general.add_argument("--version", action="store_true", help="show version and build, and exit")
+
+    def understand(self, arguments: list[str]) -> dict[str, Any] | int:
+        """The options, or the exit code when help or version was all that was asked for."""
+        options = vars(self.parse_args(arguments))
+        shows_help, shows_version = options.pop("help"), options.pop("version")
+        if shows_help:
+            return say(self.format_help())
+        if shows_version:
+            from kqnative.doctor import version_line
+
+            return say(version_line())
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2."""

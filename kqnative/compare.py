@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kqnative import cli
-from kqnative._version import __version__
 from kqnative.errors import ConfigError
 from kqnative.options import shown
 
@@ -62,17 +61,17 @@ class Figure:
 
 def main(arguments: list[str]) -> int:
     """Compares; the exit code."""
-    options = _parser().parse_args(arguments)
-    if options.help:
-        return cli.say(_parser().format_help())
+    options = _parser().understand(arguments)
+    if isinstance(options, int):
+        return options
     try:
-        if len(options.reports) != 2:
+        if len(options["reports"]) != 2:
             raise ConfigError("give two reports, the old one and the new one; see: kqnative compare --help")
-        old, new = map(_read, options.reports)
-        if not options.force:
+        old, new = map(_read, options["reports"])
+        if not options["force"]:
             _check_settings(old, new)
         figures = list(figures_of(old, new))
-        broken = [one for one in options.fail_if or () if _breaks(one, figures)]
+        broken = [one for one in options["fail_if"] or () if _breaks(one, figures)]
     except ConfigError as error:
         return cli.complain(str(error), cli.USAGE)
     code = cli.say(_text(figures))
@@ -203,11 +202,8 @@ def _shown(figure: Figure, value: float | None) -> str:
 def _parser() -> cli.Parser:
     parser = cli.Parser("compare", usage=USAGE, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("reports", nargs="*", metavar="REPORT", help="the old one, then the new one")
-    general = parser.add_argument_group("options")
-    general.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    general.add_argument("--version", action="version", version=f"kqnative {__version__}", help="show it and exit")
-    general.add_argument("--force", action="store_true", help="compare runs with different settings too")
-    general.add_argument(
+    parser.general.add_argument("--force", action="store_true", help="compare runs with different settings too")
+    parser.general.add_argument(
         "--fail-if",
         action="append",
         metavar="CHANGE",

@@ -7,7 +7,6 @@ import sys
 from types import FrameType
 
 from kqnative import cli, config, logs, sources, values
-from kqnative._version import __version__
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.options import add_to_parser
 from kqnative.server import LINGER_S, Server
@@ -38,10 +37,10 @@ GROUPS = {
 
 def main(arguments: list[str]) -> int:
     """Serves until a signal ends it; the exit code."""
-    options = vars(_parser().parse_args(arguments))
-    path, only_prints, shows_help = options.pop("config"), options.pop("print_config"), options.pop("help")
-    if shows_help:
-        return cli.say(_parser().format_help())
+    options = _parser().understand(arguments)
+    if isinstance(options, int):
+        return options
+    path, only_prints = options.pop("config"), options.pop("print_config")
     given = {name: text for name, text in options.items() if text is not None}
     is_debug = given.get("log_level") == "debug"
     try:
@@ -104,11 +103,10 @@ class _Service:
 def _parser() -> cli.Parser:
     commands = "\n".join(f"  {name:<10}{what}" for name, what in cli.COMMANDS.items())
     parser = cli.Parser("serve", usage=USAGE, description=DESCRIPTION, epilog=EPILOG.format(commands=commands))
-    general = parser.add_argument_group("options")
-    general.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    general.add_argument("--version", action="version", version=f"kqnative {__version__}", help="show it and exit")
-    general.add_argument("--config", metavar="FILE", help="read options from this TOML file, table [server]")
-    general.add_argument("--print-config", action="store_true", help="show all options with their sources and exit")
+    parser.general.add_argument("--config", metavar="FILE", help="read options from this TOML file, table [server]")
+    parser.general.add_argument(
+        "--print-config", action="store_true", help="show all options with their sources and exit"
+    )
     for group in config.GROUPS:
         add_to_parser(parser.add_argument_group(group, GROUPS[group]), config.OPTIONS, config.DEFAULTS, group)
     return parser

@@ -1,6 +1,8 @@
 """The command line: help, version, exit codes, and errors in one line."""
 
 import os
+import platform
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import POLLERS
 
 import kqnative
 from kqnative import cli, config, options
@@ -55,11 +58,16 @@ def test_help_shows_every_option_in_80_columns(arguments: tuple[str, ...]) -> No
     assert all(line.startswith("  kqnative ") for line in examples)
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("serve", "--version")], ids=" ".join)
-def test_version_goes_to_standard_output(arguments: tuple[str, ...]) -> None:
-    """--version is one line with the package's version."""
-    done = run(*arguments)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"kqnative {kqnative.__version__}\n", "")
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_version_goes_to_standard_output(command: str | None) -> None:
+    """--version is one line with the package's version and what the C module is, of every command."""
+    done = run(*([command] if command else []), "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.fullmatch(r"kqnative (\S+) \(pollers (.+); for (\S+.*); ABI (\S+); Python (\S+)\)\n", done.stdout)
+    assert shown is not None, done.stdout
+    assert shown[1] == kqnative.__version__
+    assert shown[2].split() == POLLERS
+    assert shown[5] == platform.python_version()
 
 
 def test_print_config_goes_to_standard_output_and_can_be_fed_back(tmp_path: Path) -> None:

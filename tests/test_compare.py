@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from conftest import Serve
 
-import kqnative
 from kqnative import compare
 from kqnative.load import LoadPlan, run_load
 from kqnative.load.result import ERROR_KINDS
@@ -115,12 +114,6 @@ def test_help_shows_every_option_in_80_columns() -> None:
     assert len(examples) == 2
     assert all(line.startswith("  kqnative compare ") for line in examples)
     assert run("-h").stdout == done.stdout
-
-
-def test_version_goes_to_standard_output() -> None:
-    """--version is one line with the package's version."""
-    done = run("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"kqnative {kqnative.__version__}\n", "")
 
 
 @pytest.mark.parametrize(

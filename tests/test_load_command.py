@@ -178,12 +178,6 @@ def test_help_shows_every_option_in_80_columns(argument: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_version_goes_to_standard_output() -> None:
-    """--version is one line with the package's version."""
-    done = load("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"kqnative {kqnative.__version__}\n", "")
-
-
 @pytest.mark.parametrize("name", ["load", "compare"])
 def test_command_is_listed(name: str) -> None:
     """Help lists the command, an unknown one is answered with its name, and the README shows it."""

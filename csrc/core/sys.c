@@ -21,6 +21,8 @@
 #include <sys/prctl.h>
 #endif
 
+#include "api.h"
+
 static int result_of(int rc)
 {
     return rc < 0 ? -errno : rc;
@@ -246,6 +248,35 @@ int kqn_sys_file_id(const char *path, struct kqn_file_id *out)
 int kqn_sys_unlink(const char *path)
 {
     return result_of(unlink(path));
+}
+
+#if defined(__x86_64__)
+#define PROCESSOR "x86_64"
+#elif defined(__aarch64__)
+#define PROCESSOR "arm64"
+#else
+#define PROCESSOR "another processor"
+#endif
+#define TEXT_OF(macro) TEXT(macro)
+#define TEXT(token) #token
+
+const char *kqn_build_target(void)
+{
+#if defined(__APPLE__)
+    return PROCESSOR "-macos " TEXT_OF(__ENVIRONMENT_MAC_OS_X_VERSION_MIN_REQUIRED__);
+#elif defined(__linux__)
+    return PROCESSOR "-linux";
+#elif defined(__FreeBSD__)
+    return PROCESSOR "-freebsd " TEXT_OF(__FreeBSD__);
+#elif defined(__NetBSD__)
+    return PROCESSOR "-netbsd";
+#elif defined(__OpenBSD__)
+    return PROCESSOR "-openbsd";
+#elif defined(__DragonFly__)
+    return PROCESSOR "-dragonfly";
+#else
+    return PROCESSOR "-another system";
+#endif
 }
 
 /* What the system lets one process have, whatever its hard limit says. */

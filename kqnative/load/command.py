@@ -13,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from kqnative import cli
-from kqnative._version import __version__
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.load import conditions
 from kqnative.load.conditions import Condition
@@ -70,9 +69,9 @@ class Wishes:
 
 def main(arguments: list[str]) -> int:
     """Runs the load tester; the exit code."""
-    options = vars(_parser().parse_args(arguments))
-    if options.pop("help"):
-        return cli.say(_parser().format_help())
+    options = _parser().understand(arguments)
+    if isinstance(options, int):
+        return options
     try:
         plan, wishes = _understood(options)
         return _Job(plan, wishes).run()
@@ -258,9 +257,6 @@ def _write(path: str, text: str) -> int:
 def _parser() -> cli.Parser:
     parser = cli.Parser("load", usage=USAGE, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("target", nargs="?", help="where to connect")
-    general = parser.add_argument_group("options")
-    general.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    general.add_argument("--version", action="version", version=f"kqnative {__version__}", help="show it and exit")
     for group in GROUPS:
         ours = parser.add_argument_group(group, GROUP_TITLES[group])
         add_to_parser(ours, OPTIONS, DEFAULTS, group)
