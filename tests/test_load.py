@@ -537,6 +537,17 @@ def test_connections_are_opened_anew_after_so_many_answers() -> None:
         assert len(server.peers) == 1 + 10  # the probe
 
 
+def test_connections_used_up_in_the_warm_up_are_opened_anew_too() -> None:
+    """--reconnect-every holds across the warm-up's end: each connection goes on being used."""
+    with Server(host="127.0.0.1", port=0, framing="line") as server:
+        for _ in range(5):  # the warm-up may also end while the connection is being opened
+            before = server.stats().messages
+            result = load(f"127.0.0.1:{server.port}", duration=0.1, warmup=0.1, connections=1, reconnect_every=1)
+            check_sums(result)
+            assert result.messages + result.warmup_messages == server.stats().messages - before
+            assert result.messages > 10
+
+
 def test_think_time_passes_between_an_answer_and_the_next_message() -> None:
     """Each connection waits --think-time after an answer."""
     with ScriptedServer(echo) as server:

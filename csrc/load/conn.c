@@ -447,7 +447,8 @@ static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, 
 /* The connection has had all the answers that it is to have: opens it anew, unless the run sends no more. */
 static void reopen(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    if (!kqn_driver_sends(driver) || kqn_load_all_sent(driver->load))
+    bool is_over = driver->phase >= KQN_LOAD_MEASURING && !kqn_driver_sends(driver);
+    if (is_over || kqn_load_all_sent(driver->load))
         return;
     kqn_load_conn_close(driver, conn);
     kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
