@@ -39,9 +39,9 @@ def run(program: Path, *args: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("program", ["framing", "core"])
+@pytest.mark.parametrize("program", ["framing", "core", "load"])
 def test_every_row_of_the_core_holds(program: str, tmp_path: Path) -> None:
-    """Framing, slab, buffers, journal, inbox, batch and template keep their contracts, under ASan and UBSan."""
+    """The parts of the core, the server and the load tester keep their contracts, under ASan and UBSan."""
     assert " 0 failed, 0 skipped" in run(build(tmp_path, program, ASAN))[-1]
 
 
@@ -95,6 +95,34 @@ def test_several_loops_race_nowhere(poller: str, tmp_path: Path) -> None:
     assert clients.returncode == 0
     assert "WARNING" not in output
     assert server.returncode == 0, output
+
+
+@pytest.fixture(scope="session")
+def drive_under_asan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The load tester and the server in one process, with ASan and UBSan."""
+    return build(tmp_path_factory.mktemp("drive"), "drive", ASAN)
+
+
+@pytest.fixture(scope="session")
+def drive_under_tsan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with ThreadSanitizer."""
+    return build(tmp_path_factory.mktemp("drive"), "drive", TSAN)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("poller", POLLERS)
+@pytest.mark.parametrize("framing", ["stream", "line", "u32"])
+def test_a_load_and_its_server_count_the_same(framing: str, poller: str, drive_under_asan: Path) -> None:
+    """Every run of the load tester agrees with its intervals and with the server's counters, under ASan and UBSan."""
+    assert " 0 failed, 0 skipped" in run(drive_under_asan, framing, "1", "1", poller, "1.5")[-1]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(sys.platform != "linux", reason="ThreadSanitizer is run on Linux")
+@pytest.mark.parametrize("poller", POLLERS)
+def test_several_load_loops_race_nowhere(poller: str, drive_under_tsan: Path) -> None:
+    """Three loops of the load tester and two of the server run under ThreadSanitizer, which reports nothing."""
+    assert " 0 failed, 0 skipped" in run(drive_under_tsan, "line", "3", "2", poller, "4")[-1]
 
 
 def test_the_core_builds_in_one_plain_command(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@
 #include "core/buffer.h"
 #include "core/journal.h"
 #include "core/slab.h"
+#include "core/template.h"
 #include "server/batch.h"
 #include "server/connection.h"
 #include "server/inbox.h"
-#include "core/template.h"
 
 struct thing {
     struct kqn_slot slot;
@@ -228,7 +228,8 @@ static void template_parts(void)
     for (size_t i = 0; i < sizeof(templates) / sizeof(templates[0]); i++) {
         struct kqn_template template;
         size_t error_at = 0;
-        int rc = kqn_template_compile(&template, KQN_TEMPLATE_REPLY, templates[i].text, strlen(templates[i].text), &error_at);
+        int rc = kqn_template_compile(&template, KQN_TEMPLATE_REPLY, templates[i].text, strlen(templates[i].text),
+                                      &error_at);
         CHECK_INT(rc, templates[i].error_at < 0 ? 0 : -EINVAL);
         CHECK_INT(template.part_count, templates[i].part_count);
         if (rc < 0)
