@@ -30,6 +30,15 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict kqnative
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(BIN)/zizmor --offline --no-progress --quiet --pedantic .github
+	for platform in macos linux; do \
+	    $(BIN)/cibuildwheel --print-build-identifiers --platform $$platform . || echo failed; \
+	done | LC_ALL=C sort | diff tests/build-identifiers.txt -
 	find csrc tests/c bench -name '*.[ch]' -exec $(BIN)/clang-format --dry-run -Werror {} +
 	@mkdir -p .cache
 	@python=`$(BIN)/python -c 'import sysconfig as s; print("-isystem", s.get_path("include"), \
