@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from kqnative import Stats
@@ -22,6 +23,10 @@ from kqnative.stats import REASONS
 PATIENCE_S = 10.0  # for what must come
 POLLERS = ["epoll", "poll", "select"] if sys.platform == "linux" else ["kqueue"]
 REQUIRE_TOOLS = bool(os.environ.get("KQNATIVE_REQUIRE_TOOLS"))
+
+# A busy machine takes its time, and that proves nothing.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -179,7 +179,7 @@ def test_absent_poller_is_an_error_that_names_those_there_are() -> None:
     """A poller of another system is refused, and the error says what this one has."""
     from kqnative import _native
 
-    absent = [name for name in _native._POLLERS if not _native.lib.kqn_poller_available(_native._POLLERS[name])]
+    absent = [name for name in _native.POLLERS if not _native.lib.kqn_poller_available(_native.POLLERS[name])]
     for name in absent:
         with pytest.raises(ConfigError, match=rf"poller: this system has no {name}; it has auto, "):
             Config(poller=name)  # type: ignore[arg-type]

