@@ -556,6 +556,36 @@ def test_think_time_passes_between_an_answer_and_the_next_message() -> None:
     assert 3 * 7 <= result.messages <= 3 * 10
 
 
+def test_a_connection_that_fails_does_not_hold_up_those_that_think() -> None:
+    """While one connection backs off, the others' next messages go out when they are due."""
+    numbers = Numbered()
+
+    def talk(connection: socket.socket) -> None:
+        for line in lines_of(connection):
+            if numbers.next() % 50 == 0:
+                return
+            connection.sendall(line)
+
+    with ScriptedServer(talk) as server:
+        result = load(server.target, duration=1, warmup=0, connections=20, think_time=0.02)
+    assert errors_of(result).keys() == {"closed"}
+    assert result.messages > 600
+
+
+def test_part_of_an_answer_does_not_end_the_back_off() -> None:
+    """A server that only ever begins an answer is tried again ever more seldom."""
+
+    def talk(connection: socket.socket) -> None:
+        for line in lines_of(connection):
+            connection.sendall(line[:5])
+            return
+
+    with ScriptedServer(talk) as server:
+        result = load(server.target, duration=2, warmup=0, connections=1)
+        assert len(server.peers) <= 1 + 6  # the probe; at 0, 0.1, 0.3, 0.7, 1.5 s
+    assert errors_of(result).keys() == {"short_answer"}
+
+
 def test_connects_are_paced() -> None:
     """--connect-rate is how many connections are opened a second."""
     with ScriptedServer(echo) as server:

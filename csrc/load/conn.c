@@ -63,6 +63,8 @@ void kqn_load_conn_close(struct kqn_driver *driver, struct kqn_load_conn *conn)
     }
     conn->socket = NULL;
     conn->owned = NULL;
+    kqn_driver_remove(driver, KQN_LOAD_QUEUE_READY, conn);
+    kqn_driver_remove(driver, KQN_LOAD_QUEUE_THINK, conn);
     conn->unwritten_len = 0;
     conn->in_flight = 0;
     conn->state = KQN_LOAD_CONN_CLOSED;
@@ -167,7 +169,7 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn)
     conn->due_ns = conn->begun_ns + load->settings.connect_timeout_ns;
     conn->place = (struct kqn_answer_place){0};
     conn->sent = conn->flight_head = conn->flight_count = 0;
-    conn->broken = conn->starved = conn->thinks = false;
+    conn->broken = conn->starved = false;
     driver->connecting++;
     if (rc == 0)
         on_connected(driver, conn);
@@ -200,7 +202,7 @@ static void on_connect_event(struct kqn_driver *driver, struct kqn_load_conn *co
 uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn)
 {
     const struct kqn_load_settings *settings = &driver->load->settings;
-    if (conn->state != KQN_LOAD_CONN_OPEN || conn->broken || conn->thinks || conn->unwritten_len > 0)
+    if (conn->state != KQN_LOAD_CONN_OPEN || conn->broken || kqn_load_conn_thinks(conn) || conn->unwritten_len > 0)
         return 0;
     uint32_t room = (uint32_t)settings->depth - conn->in_flight;
     uint32_t left = settings->reconnect_every > 0 ? (uint32_t)settings->reconnect_every - conn->sent : room;
@@ -400,7 +402,7 @@ static void judge(struct kqn_driver *driver, struct kqn_load_conn *conn, const s
     if (was_wrong || !conn->place.wrong)
         return;
     size_t right = kqn_answer_content(framing, &conn->place, ended, &bytes, &len);
-    kqn_tally_example(&driver->tally, expected, conn->index, right, bytes, len);
+    kqn_tally_example(&driver->tally, expected, conn->index, right, bytes, len, ended);
 }
 
 /* Bytes of one answer, which are compared, or which nobody has asked for; returns how many. */
@@ -437,7 +439,8 @@ static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, 
             uint32_t count;
             taken = kqn_answer_skip(load->settings.framing, load->settings.reply_size, &conn->place, bytes, len,
                                     conn->in_flight, &count);
-            land(driver, conn, count, true);
+            if (count > 0)
+                land(driver, conn, count, true);
         }
         bytes += taken;
         len -= taken;
@@ -459,8 +462,7 @@ static void after_answers(struct kqn_driver *driver, struct kqn_load_conn *conn)
     const struct kqn_load_settings *settings = &driver->load->settings;
     if (settings->reconnect_every > 0 && conn->in_flight == 0 && conn->sent == (uint32_t)settings->reconnect_every) {
         reopen(driver, conn);
-    } else if (settings->think_ns > 0 && conn->in_flight == 0 && !conn->thinks) {
-        conn->thinks = true;
+    } else if (settings->think_ns > 0 && conn->in_flight == 0 && !kqn_load_conn_thinks(conn)) {
         conn->due_ns = driver->loop.now_ns + settings->think_ns;
         kqn_driver_push(driver, KQN_LOAD_QUEUE_THINK, conn);
     } else {

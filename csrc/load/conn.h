@@ -36,7 +36,8 @@ struct kqn_load_conn {
     uint32_t flight_count;
     uint32_t in_flight;                  /* messages, of all flights */
     uint32_t sent;                       /* messages since it was opened */
-    uint32_t next[KQN_LOAD_QUEUE_COUNT]; /* index + 1 */
+    uint32_t next[KQN_LOAD_QUEUE_COUNT]; /* in a queue, the index + 1; 0: none */
+    uint32_t previous[KQN_LOAD_QUEUE_COUNT];
     struct kqn_answer_place place;
     const uint8_t *unwritten; /* what the socket did not take of the messages sent last */
     size_t unwritten_len;
@@ -50,10 +51,15 @@ struct kqn_load_conn {
     bool retries;     /* CLOSED: this attempt began earlier, at begun_ns */
     bool settled;     /* the first attempt has come to something */
     bool was_open;
-    bool thinks;
     bool broken;  /* the peer takes nothing more; what it sent before is still read */
     bool starved; /* the kernel had no memory for its bytes; the sweep tries again */
 };
+
+/* Whether it waits between an answer and the next message. */
+static inline bool kqn_load_conn_thinks(const struct kqn_load_conn *conn)
+{
+    return conn->queued & 1u << KQN_LOAD_QUEUE_THINK;
+}
 
 /* Step 6: begins to connect. */
 void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn);

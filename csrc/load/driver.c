@@ -79,12 +79,29 @@ void kqn_driver_push(struct kqn_driver *driver, enum kqn_load_queue queue, struc
         return;
     conn->queued |= (uint8_t)(1u << queue);
     conn->next[queue] = 0;
+    conn->previous[queue] = driver->tails[queue];
     uint32_t place = place_of(driver, conn);
     if (driver->tails[queue])
         driver->conns[driver->tails[queue] - 1].next[queue] = place;
     else
         driver->heads[queue] = place;
     driver->tails[queue] = place;
+}
+
+void kqn_driver_remove(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn)
+{
+    if (!(conn->queued & 1u << queue))
+        return;
+    conn->queued &= (uint8_t)~(1u << queue);
+    uint32_t next = conn->next[queue], previous = conn->previous[queue];
+    if (previous)
+        driver->conns[previous - 1].next[queue] = next;
+    else
+        driver->heads[queue] = next;
+    if (next)
+        driver->conns[next - 1].previous[queue] = previous;
+    else
+        driver->tails[queue] = previous;
 }
 
 struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn_load_queue queue)
@@ -94,11 +111,7 @@ struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn
 
 void kqn_driver_pop(struct kqn_driver *driver, enum kqn_load_queue queue)
 {
-    struct kqn_load_conn *conn = &driver->conns[driver->heads[queue] - 1];
-    conn->queued &= (uint8_t)~(1u << queue);
-    driver->heads[queue] = conn->next[queue];
-    if (!driver->heads[queue])
-        driver->tails[queue] = 0;
+    kqn_driver_remove(driver, queue, kqn_driver_first(driver, queue));
 }
 
 /* --- Sending what is due --- */
@@ -164,12 +177,9 @@ static void send_thought(struct kqn_driver *driver)
 {
     struct kqn_load_conn *conn;
     while ((conn = kqn_driver_first(driver, KQN_LOAD_QUEUE_THINK)) && kqn_driver_sends(driver)) {
-        if (conn->thinks && conn->due_ns > driver->loop.now_ns)
+        if (conn->due_ns > driver->loop.now_ns)
             return;
         kqn_driver_pop(driver, KQN_LOAD_QUEUE_THINK);
-        if (!conn->thinks)
-            continue; /* it was closed meanwhile, and began anew */
-        conn->thinks = false;
         note_lateness(driver, conn->due_ns);
         kqn_load_conn_fill(driver, conn);
         kqn_loop_read_clock(&driver->loop);
@@ -286,7 +296,7 @@ static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, 
         kqn_schedule_start(&driver->schedule, start_ns, settings->rate, settings->poisson, driver->index,
                            driver->load->driver_count);
     for (uint32_t i = 0; i < driver->conn_count; i++) {
-        driver->conns[i].thinks = false;
+        kqn_driver_remove(driver, KQN_LOAD_QUEUE_THINK, &driver->conns[i]);
         kqn_load_conn_offer(driver, &driver->conns[i]);
     }
     driver->was_blocked = !first_ready(driver);

@@ -90,4 +90,6 @@ static inline bool kqn_driver_sends(const struct kqn_driver *driver)
 void kqn_driver_push(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn);
 struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn_load_queue queue); /* NULL: empty */
 void kqn_driver_pop(struct kqn_driver *driver, enum kqn_load_queue queue);
+/* Takes it out, if it is in. */
+void kqn_driver_remove(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn);
 #endif

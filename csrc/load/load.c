@@ -43,8 +43,9 @@ bool kqn_load_all_sent(struct kqn_load *load)
 
 void kqn_load_count_open(struct kqn_load *load, int change, int64_t now_ns)
 {
-    if (atomic_fetch_add(&load->open, change) + change == 0)
+    if (change < 0) /* first: whoever sees that none is open must not see since when another time */
         atomic_store(&load->none_open_since_ns, now_ns);
+    atomic_fetch_add(&load->open, change);
 }
 
 void kqn_load_check_open(struct kqn_load *load, int64_t now_ns)

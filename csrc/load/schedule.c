@@ -12,10 +12,16 @@ static double random_share(struct kqn_schedule *schedule)
     return (double)((bits >> 11) + 1) / 9007199254740992.0; /* 2^53 */
 }
 
+/* To the nearest nanosecond: cut off, a message that is due with the end of a second could be due before it. */
+static int64_t due_ns(const struct kqn_schedule *schedule, double position)
+{
+    return schedule->start_ns + (int64_t)(position * schedule->interval_ns + 0.5);
+}
+
 static void move_to(struct kqn_schedule *schedule, double position)
 {
     schedule->position = position;
-    schedule->next_ns = schedule->start_ns + (int64_t)(position * schedule->interval_ns);
+    schedule->next_ns = due_ns(schedule, position);
 }
 
 void kqn_schedule_start(struct kqn_schedule *schedule, int64_t start_ns, double rate, bool poisson, int part, int parts)
@@ -34,5 +40,11 @@ uint64_t kqn_schedule_count_until(const struct kqn_schedule *schedule, int64_t e
 {
     if (schedule->next_ns >= end_ns)
         return 0;
-    return 1 + (uint64_t)((double)(end_ns - 1 - schedule->next_ns) / schedule->interval_ns);
+    uint64_t count = 1 + (uint64_t)((double)(end_ns - 1 - schedule->next_ns) / schedule->interval_ns);
+    /* The last one may stand on the other side of the end, by the fraction of a nanosecond. */
+    while (due_ns(schedule, schedule->position + (double)count) < end_ns)
+        count++;
+    while (count > 1 && due_ns(schedule, schedule->position + (double)(count - 1)) >= end_ns)
+        count--;
+    return count;
 }

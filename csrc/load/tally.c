@@ -116,7 +116,7 @@ void kqn_tally_error(struct kqn_tally *tally, enum kqn_load_error kind, int erro
 }
 
 void kqn_tally_example(struct kqn_tally *tally, const struct kqn_expectation *expected, uint32_t conn, size_t right,
-                       const uint8_t *bytes, size_t len)
+                       const uint8_t *bytes, size_t len, bool is_whole)
 {
     if (tally->totals.example_count == KQN_EXAMPLES_MAX)
         return;
@@ -135,7 +135,7 @@ void kqn_tally_example(struct kqn_tally *tally, const struct kqn_expectation *ex
     size_t shown = len < room ? len : room;
     memcpy(example->got + right, bytes, shown);
     example->got_len = (uint32_t)(right + shown);
-    example->got_is_cut = len > shown;
+    example->got_is_cut = !is_whole || len > shown;
 }
 
 int kqn_tally_has_interval(struct kqn_tally *tally, uint64_t index)

@@ -58,10 +58,11 @@ int kqn_tally_end(struct kqn_tally *tally, int64_t now_ns);
 /* error: the errno, which is kept for kind OTHER alone. */
 void kqn_tally_error(struct kqn_tally *tally, enum kqn_load_error kind, int error, uint64_t times);
 
-/* Keeps a wrong answer as an example while there is room: these bytes, behind so many right ones.
+/* Keeps a wrong answer as an example while there is room: these bytes, behind so many right ones;
+ * is_whole: nothing of it follows.
  * expected: NULL, no message was in flight. */
 void kqn_tally_example(struct kqn_tally *tally, const struct kqn_expectation *expected, uint32_t conn, size_t right,
-                       const uint8_t *bytes, size_t len);
+                       const uint8_t *bytes, size_t len, bool is_whole);
 
 /* For the reader: whether the interval with this index is there, -ENOENT when none follows. */
 int kqn_tally_has_interval(struct kqn_tally *tally, uint64_t index);

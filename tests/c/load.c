@@ -759,10 +759,9 @@ static uint64_t step_until(struct kqn_schedule schedule, int64_t end_ns)
     return count;
 }
 
-/* In the middle between two messages; where an interval has whole nanoseconds, at a message and next to it too. */
+/* At a message, next to it, and in the middle between two. */
 static void check_counts(struct kqn_schedule schedule)
 {
-    bool is_whole = schedule.interval_ns == (double)(int64_t)schedule.interval_ns && schedule.position == 0;
     for (int k = 0; k < 20; k++, kqn_schedule_advance(&schedule)) {
         CHECK_INT(kqn_schedule_count_until(&schedule, schedule.next_ns), 0);
         CHECK_INT(kqn_schedule_count_until(&schedule, schedule.next_ns - second_ns), 0);
@@ -771,7 +770,7 @@ static void check_counts(struct kqn_schedule schedule)
             int64_t at_ns = schedule.next_ns + (int64_t)((double)ahead * schedule.interval_ns);
             int64_t end_ns = at_ns + (int64_t)(schedule.interval_ns / 2);
             CHECK_INT(kqn_schedule_count_until(&schedule, end_ns), step_until(schedule, end_ns));
-            for (end_ns = at_ns - 1; is_whole && end_ns <= at_ns + 1; end_ns++)
+            for (end_ns = at_ns - 1; end_ns <= at_ns + 1; end_ns++)
                 CHECK_INT(kqn_schedule_count_until(&schedule, end_ns), step_until(schedule, end_ns));
         }
     }
@@ -785,6 +784,20 @@ static void schedule_counts_ahead(void)
             kqn_schedule_start(&schedule, start_ns, per_second(&rates[i]), false, part, 3);
             check_counts(schedule);
         }
+    }
+}
+
+/* A message that is due with the end of a second is not due before it. */
+static void schedule_of_a_second(void)
+{
+    for (uint64_t rate = 1; rate <= 2000; rate++) {
+        uint64_t count = 0;
+        for (int part = 0; part < 3; part++) {
+            struct kqn_schedule schedule;
+            kqn_schedule_start(&schedule, start_ns, (double)rate, false, part, 3);
+            count += step_until(schedule, start_ns + second_ns);
+        }
+        CHECK_INT(count, rate);
     }
 }
 
@@ -1244,8 +1257,8 @@ static void tally_keeps_examples(void)
             struct kqn_expectation expected = {.template = &template, .message_len = row->expected_len};
             expected.message = (const uint8_t *)letters;
             const uint8_t *bytes = put_before(input_end, digits, row->len);
-            kqn_tally_example(&tally, row->is_asked ? &expected : NULL, (uint32_t)(70 + i), row->right, bytes,
-                              row->len);
+            kqn_tally_example(&tally, row->is_asked ? &expected : NULL, (uint32_t)(70 + i), row->right, bytes, row->len,
+                              true);
         }
         CHECK_INT(tally.totals.example_count, KQN_EXAMPLES_MAX);
         for (int i = 0; i < KQN_EXAMPLES_MAX; i++)
@@ -1253,6 +1266,16 @@ static void tally_keeps_examples(void)
         kqn_tally_close(&tally);
     }
     kqn_template_reset(&template);
+}
+
+static void tally_marks_an_example_that_is_not_whole(void)
+{
+    struct kqn_tally tally;
+    CHECK_INT(kqn_tally_open(&tally), 0);
+    kqn_tally_example(&tally, NULL, 0, 0, (const uint8_t *)"some", 4, false);
+    CHECK_INT(tally.totals.examples[0].got_len, 4);
+    CHECK(tally.totals.examples[0].got_is_cut);
+    kqn_tally_close(&tally);
 }
 
 /* Each counter has a value of its own, so that none stands for another. */
@@ -1340,6 +1363,7 @@ static const struct {
     {"a poisson schedule has its rate, and its spread", poisson_has_its_rate},
     {"a poisson schedule is the same each time, and another in each loop", poisson_of_several_loops},
     {"messages still due are counted as if stepped through", schedule_counts_ahead},
+    {"in a second as many messages are due as the rate says", schedule_of_a_second},
     {"those of a poisson schedule by their mean", schedule_counts_poisson},
     {"a bucket is a thousandth of its durations wide, up to 1 hour", histogram_buckets},
     {"a duration is in one bucket, the smallest, the greatest and the sum", histogram_records},
@@ -1358,6 +1382,7 @@ static const struct {
     {"the intervals of two loops make one", tallies_are_merged},
     {"errors are counted by kind, and others by errno", tally_counts_errors},
     {"three wrong answers are kept, as far as they can be shown", tally_keeps_examples},
+    {"an example that more may follow is marked as cut", tally_marks_an_example_that_is_not_whole},
     {"the totals of all loops make one", tally_adds_up},
 };
 
