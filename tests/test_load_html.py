@@ -65,6 +65,8 @@ def report(**changes: Any) -> dict[str, Any]:
         "connections": 50,
         "reconnects": 3,
         "errors": {"refused": 0, "wrong_answer": 0, "total": 0},
+        "other_errors": {},
+        "wrong_answers": [],
         "latency_us": times(63.2),
         "service_us": times(48.1),
         "connect_us": times(120.0),
@@ -269,6 +271,17 @@ def test_table_has_the_percentiles_of_the_report() -> None:
     """A percentile that was asked for has its row, and a dash where it was not measured."""
     latency = times(63.2) | {"p99_999": 2_000.0}
     assert "p99.999 2 ms \N{EN DASH} \N{EN DASH}" in page(report(latency_us=latency)).text
+
+
+def test_wrong_answers_and_errnos_are_shown() -> None:
+    """Examples of wrong answers stand beside what was expected, escaped, and errors of no kind with their errno."""
+    examples = [
+        {"connection": 1, "expected": "<b>", "got": "no"},
+        {"connection": 2, "expected": None, "got": "too many"},
+    ]
+    shown = page(report(wrong_answers=examples, other_errors={"EHOSTUNREACH": 2}))
+    assert "no <b> too many nothing: no message was in flight" in shown.text
+    assert "other: EHOSTUNREACH 2" in shown.text
 
 
 @pytest.mark.parametrize(

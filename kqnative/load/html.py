@@ -172,16 +172,27 @@ def _tables(report: Mapping[str, Any]) -> str:
     kinds = [report[key] for key in ("latency_us", "service_us", "connect_us")]
     latency = [(name.replace("_", "."), *(_duration(kind.get(name)) for kind in kinds)) for name in kinds[0]]
     errors = [(kind.replace("_", " "), _count(n)) for kind, n in report["errors"].items() if n and kind != "total"]
+    errors += [(f"other: {name}", _count(n)) for name, n in report["other_errors"].items()]
     counts = [(name, _count(report[key])) for key, name in COUNTS.items()]
     settings = [(key.replace("_", " "), _setting(value)) for key, value in report["settings"].items()]
     left = [
         _card("Latency", _table(latency, ("", _name_of_latency(report), "service", "connect")), "nowrap"),
         _card("Errors", _table(errors) if errors else '<p class="after">No errors.</p>'),
+        _wrong_answers(report["wrong_answers"]),
         _card("Counts", _table(counts) + f'<p class="note after">{_late(report.get("late") or {})}</p>'),
     ]
     note = '<p class="note">Times are seconds, sizes bytes.</p>'
     right = _card("Settings", note + _table(settings), "settings")
     return f'<div class="two-up"><div class="stack">{"".join(left)}</div>{right}</div>'
+
+
+def _wrong_answers(examples: Sequence[Mapping[str, Any]]) -> str:
+    """The first of them, beside what was expected."""
+    if not examples:
+        return ""
+    none = "nothing: no message was in flight"
+    rows = [(one["got"], none if one["expected"] is None else one["expected"]) for one in examples]
+    return _card("Wrong answers", _table(rows, ("got", "expected")))
 
 
 def _name_of_latency(report: Mapping[str, Any]) -> str:
