@@ -14,6 +14,7 @@ help:
 	@echo 'make test    run the tests; one file: make test ARGS=tests/test_server.py'
 	@echo 'make lint    check style, types and compiler warnings'
 	@echo 'make cross   compile and link for macOS and the BSDs, and look at what came out'
+	@echo 'make macos-wheels   make the macOS wheels in .cache/macos, look at them and run their C core'
 	@echo 'make bench   measure beside other servers (Linux); what else there is: bench/README.md'
 	@echo 'make clean   remove all that was made here'
 	@echo 'Another interpreter or compiler: make test PYTHON=python3.12 CC=clang'
@@ -56,6 +57,9 @@ lint: $(VENV)/.lint
 cross: $(VENV)/.cross
 	@exec '$(BIN)/python' tests/cross.py $(ARGS)
 
+macos-wheels: $(VENV)/.macos
+	@exec '$(BIN)/python' tests/macos $(ARGS)
+
 bench: $(VENV)/.installed $(VENV)/.bench
 	@exec '$(BIN)/python' bench/throughput.py $(ARGS)
 
@@ -92,6 +96,10 @@ $(VENV)/.cross: $(VENV)/.python pyproject.toml
 	$(PIP) install --group cross
 	@touch $@
 
+$(VENV)/.macos: $(VENV)/.python pyproject.toml
+	$(PIP) install --group macos
+	@touch $@
+
 $(VENV)/.bench: $(VENV)/.python pyproject.toml
 	$(PIP) install --group bench
 	@touch $@
@@ -100,4 +108,4 @@ always:
 
 # One pip at a time.
 .NOTPARALLEL:
-.PHONY: help run test lint cross bench clean always
+.PHONY: help run test lint cross macos-wheels bench clean always

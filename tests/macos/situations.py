@@ -1,0 +1,590 @@
+"""What happens to the servers of a library, one thing after the other, and each system call that is to come of it."""
+
+import darwin
+from darwin import MILLISECOND_NS
+from scripted import (
+    BATCH,
+    IDLE,
+    IDLE_MS,
+    LISTENING,
+    OPENED,
+    PATH,
+    QUEUE_OPENED,
+    REPLY,
+    TCP_OPENED,
+    WOKEN,
+    Run,
+    Script,
+    accepted,
+    events,
+    read,
+    read_gone,
+    read_off,
+    read_on,
+    wait,
+    write,
+    write_gone,
+    write_on,
+)
+
+
+def descriptors(run: Run) -> None:
+    run.situation("The limit of descriptors is raised as far as the kernel lets it, which is less than it says.")
+    run.check(run.call("kqn_descriptors_raise", 0) == 10240, "another limit is told than is in force")
+    run.expect(
+        "getrlimit(RLIMIT_NOFILE) = 256 of RLIM_INFINITY",
+        "sysctlbyname(kern.maxfilesperproc) = 24576",
+        "setrlimit(RLIMIT_NOFILE, 24576 of RLIM_INFINITY) = EINVAL",
+        "setrlimit(RLIMIT_NOFILE, 10240 of RLIM_INFINITY) = 0",
+        "getrlimit(RLIMIT_NOFILE) = 10240 of RLIM_INFINITY",
+    )
+
+
+def line_server(run: Run) -> None:
+    """The long story: lines, over IPv4."""
+    run.situation("A socket gets its flags and options and listens, and a queue's EVFILT_USER is tried out.")
+    run.open(host=run.text("127.0.0.1"), framing=run.numbers.KQN_FRAMING_LINE)
+    run.expect(
+        "socket(AF_INET, SOCK_STREAM) = listener",
+        *TCP_OPENED,
+        "bind(listener, 127.0.0.1 port 0) = 0",
+        *LISTENING,
+        *QUEUE_OPENED,
+    )
+    run.serve(
+        accepts_two,
+        answers_one,
+        answers_two_of_one_read,
+        answers_one_of_two_reads,
+        writes_short,
+        cannot_write,
+        ends_with_data,
+        ends_owed,
+        is_reset,
+        is_reset_quietly,
+        is_reset_with_data,
+        runs_out_of_descriptors,
+        loses_clients_at_accept,
+        is_interrupted,
+        cannot_register,
+        starves,
+        is_torn_down,
+        is_idle,
+        is_woken,
+        has_many_changes,
+        stops,
+        lingers,
+    )
+    run.expect(events("none"), "close(hal) = 0")
+    lingered_ms = (run.kernel.now_ns - run.stopped_ns) / MILLISECOND_NS
+    run.check(1000 <= lingered_ms <= 1050, f"the last connection lingers for {lingered_ms} ms")
+    run.situation("The counters balance, every peer has its answers once, and nothing is left behind.")
+    stats = run.finish({"EOF": 11, "RESET": 4, "IDLE": 1, "STOPPED": 4, "ERROR": 1}, line_answers)
+    errors = {count.error: count.count for count in stats.accept_errors if count.count}
+    run.check(errors == {darwin.EMFILE: 1, darwin.ECONNABORTED: 2}, f"errors of accept(): {errors}")
+    run.check((stats.accept_pauses, stats.bytes_discarded) == (1, 9), "pauses, or bytes thrown away")
+
+
+def line_answers(said: bytes) -> bytes:
+    return b"".join(REPLY + line for line in said.splitlines(keepends=True))
+
+
+def comes(run: Run, name: str) -> Script:
+    """A client that is accepted, and watched."""
+    run.arrive(name)
+    yield 0
+    run.expect(events("EVFILT_READ listener 1"), *accepted(name), wait(read_on(name)))
+
+
+def is_answered(run: Run, name: str, said: bytes) -> Script:
+    """Bytes that are read at once, and the messages in them answered by one write."""
+    run.peers[name].say(said)
+    yield 0
+    run.expect(events(f"EVFILT_READ {name} {len(said)}"), read(name, said), write(name, line_answers(said)), IDLE)
+
+
+def accepts_two(run: Run) -> Script:
+    """Two clients are accepted in one turn, and registered by the wait that follows."""
+    run.arrive("ann")
+    run.arrive("bob")
+    yield 0
+    run.expect(events("EVFILT_READ listener 2"), *accepted("ann", "bob"), wait(read_on("ann"), read_on("bob")))
+
+
+def answers_one(run: Run) -> Script:
+    """A message is answered."""
+    yield from is_answered(run, "ann", b"hello\n")
+
+
+def answers_two_of_one_read(run: Run) -> Script:
+    """Two messages of one read are answered by one write."""
+    yield from is_answered(run, "bob", b"one\ntwo\r\n")
+
+
+def answers_one_of_two_reads(run: Run) -> Script:
+    """A message that two reads bring is answered when it is complete."""
+    ann = run.peers["ann"]
+    ann.say(b"hel")
+    yield 0
+    run.expect(events("EVFILT_READ ann 3"), read("ann", b"hel"), IDLE)
+    ann.say(b"lo\n")
+    yield 0
+    run.expect(events("EVFILT_READ ann 3"), read("ann", b"lo\n"), write("ann", b"system: hello\n"), IDLE)
+
+
+def writes_short(run: Run) -> Script:
+    """After a short write READ is off and WRITE on, in one list, until the rest is written."""
+    ann = run.peers["ann"]
+    ann.room = 5
+    ann.say(b"abcdef\n")
+    yield 0
+    run.expect(
+        events("EVFILT_READ ann 7"),
+        read("ann", b"abcdef\n"),
+        write("ann", b"system: abcdef\n", taken=5),
+        wait(read_off("ann"), write_on("ann")),
+    )
+    ann.say(b"next\n")
+    yield 10
+    run.expect()
+    ann.room = 4
+    yield 0
+    run.expect(events("EVFILT_WRITE ann 4"), write("ann", b"m: abcdef\n", taken=4), IDLE)
+    ann.room = 1000
+    yield 0
+    run.expect(
+        events("EVFILT_WRITE ann 1000"),
+        write("ann", b"bcdef\n"),
+        wait(read_on("ann"), write_gone("ann")),
+        events("EVFILT_READ ann 5"),
+        read("ann", b"next\n"),
+        write("ann", b"system: next\n"),
+        IDLE,
+    )
+
+
+def cannot_write(run: Run) -> Script:
+    """A write that would block is made anew when WRITE says so."""
+    bob = run.peers["bob"]
+    bob.room = 0
+    bob.say(b"x\n")
+    yield 0
+    run.expect(
+        events("EVFILT_READ bob 2"),
+        read("bob", b"x\n"),
+        "write(bob, b'system: x\\n') = EAGAIN",
+        wait(read_off("bob"), write_on("bob")),
+    )
+    bob.room = 1000
+    yield 0
+    run.expect(
+        events("EVFILT_WRITE bob 1000"),
+        write("bob", b"system: x\n"),
+        wait(read_on("bob"), write_gone("bob")),
+    )
+
+
+def ends_with_data(run: Run) -> Script:
+    """EV_EOF with data: all is read and answered, the unfinished line too, before the close."""
+    ann = run.peers["ann"]
+    line, answer = b"0123456789\n", b"system: 0123456789\n"
+    ann.say(6 * line + b"end")
+    ann.end()
+    yield 0
+    run.expect(
+        events("EVFILT_READ ann 69 EV_EOF"),
+        read("ann", 2 * line + line[:10]),
+        write("ann", 2 * answer),
+        IDLE,
+        events("EVFILT_READ ann 37 EV_EOF"),
+        read("ann", line[10:] + 2 * line + line[:9]),
+        write("ann", 3 * answer),
+        IDLE,
+        events("EVFILT_READ ann 5 EV_EOF"),
+        read("ann", line[9:] + b"end"),
+        write("ann", answer),
+        IDLE,
+        events("EVFILT_READ ann 0 EV_EOF"),
+        read("ann", b""),
+        write("ann", b"system: end"),
+        "close(ann) = 0",
+        IDLE,
+    )
+
+
+def ends_owed(run: Run) -> Script:
+    """At the end READ is deleted, as it would fire for ever, while the rest is written."""
+    cat = run.arrive("cat")
+    cat.room = 3
+    cat.say(b"half")
+    cat.end()
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 1"),
+        *accepted("cat"),
+        wait(read_on("cat")),
+        events("EVFILT_READ cat 4 EV_EOF"),
+        read("cat", b"half"),
+        IDLE,
+        events("EVFILT_READ cat 0 EV_EOF"),
+        read("cat", b""),
+        write("cat", b"system: half", taken=3),
+        wait(read_gone("cat"), write_on("cat")),
+    )
+    cat.room = 1000
+    yield 0
+    run.expect(events("EVFILT_WRITE cat 1000"), write("cat", b"tem: half"), "close(cat) = 0", IDLE)
+
+
+def is_reset(run: Run) -> Script:
+    """EV_EOF with an error: the connection was reset."""
+    run.peers["bob"].reset()
+    yield 0
+    run.expect(events("EVFILT_READ bob 0 EV_EOF ECONNRESET"), "read(bob, 32) = ECONNRESET", "close(bob) = 0", IDLE)
+
+
+def is_reset_quietly(run: Run) -> Script:
+    """EV_EOF with an error that read() does not repeat: it was reset all the same."""
+    run.arrive("dot").reset(is_read=False)
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 1"),
+        *accepted("dot"),
+        wait(read_on("dot")),
+        events("EVFILT_READ dot 0 EV_EOF ECONNRESET"),
+        read("dot", b""),
+        "close(dot) = 0",
+        IDLE,
+    )
+
+
+def is_reset_with_data(run: Run) -> Script:
+    """EV_EOF with an error and data, whose answer finds nobody."""
+    yield from comes(run, "dan")
+    dan = run.peers["dan"]
+    dan.say(b"bye\n", is_heard=False)
+    dan.reset()
+    yield 0
+    run.expect(
+        events("EVFILT_READ dan 4 EV_EOF ECONNRESET"),
+        read("dan", b"bye\n"),
+        "write(dan, b'system: bye\\n') = EPIPE",
+        "close(dan) = 0",
+        IDLE,
+    )
+
+
+def runs_out_of_descriptors(run: Run) -> Script:
+    """EMFILE, which has cost a client: no further accept for 100 ms."""
+    run.arrive("eve")
+    run.arrive("fay")
+    run.kernel.accept_errors = [darwin.EMFILE]
+    begun_ns = run.kernel.now_ns
+    yield 0
+    run.expect(events("EVFILT_READ listener 2"), "accept(listener) = EMFILE", wait(read_off("listener")))
+    yield 99.9
+    run.expect()
+    yield 0.1
+    run.expect(
+        events("none"),
+        wait(read_on("listener")),
+        events("EVFILT_READ listener 1"),
+        *accepted("fay"),
+        wait(read_on("fay")),
+    )
+    run.check(run.kernel.now_ns == begun_ns + 100 * MILLISECOND_NS, "the pause is another")
+
+
+def loses_clients_at_accept(run: Run) -> Script:
+    """A client that is gone at accept(), or whose fcntl() fails, costs no other."""
+    run.arrive("gil")
+    run.arrive("gina").is_broken = True
+    run.arrive("gus")
+    run.kernel.accept_errors = [darwin.ECONNABORTED]
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 3"),
+        "accept(listener) = ECONNABORTED",
+        "accept(listener) = gina",
+        "fcntl(gina, F_GETFL) = O_RDWR|O_NONBLOCK",
+        "fcntl(gina, F_SETFL, O_RDWR|O_NONBLOCK) = EINVAL",
+        "close(gina) = 0",
+        *accepted("gus"),
+        wait(read_on("gus")),
+    )
+
+
+def is_interrupted(run: Run) -> Script:
+    """A signal ends the wait, whose changes are in and are not told again."""
+    run.arrive("hal")
+    run.kernel.interrupts = 1
+    yield 0
+    run.expect(events("EVFILT_READ listener 1"), *accepted("hal"), wait(read_on("hal")), "  a signal: EINTR", IDLE)
+    yield from is_answered(run, "hal", b"hear me\n")
+
+
+def cannot_register(run: Run) -> Script:
+    """A change that fails comes back as EV_ERROR, and ends its connection alone."""
+    run.arrive("ian")
+    run.arrive("ivy")
+    run.kernel.change_errors = [darwin.ENOMEM]
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 2"),
+        *accepted("ian", "ivy"),
+        wait(read_on("ian"), read_on("ivy")),
+        events("EVFILT_READ ian EV_ERROR ENOMEM"),
+        "close(ian) = 0",
+        IDLE,
+    )
+
+
+def starves(run: Run) -> Script:
+    """ENOBUFS: the socket stays writable, so that WRITE waits for 50 ms."""
+    gus = run.peers["gus"]
+    gus.write_errors = [darwin.ENOBUFS]
+    gus.say(b"more\n")
+    yield 0
+    run.expect(
+        events("EVFILT_READ gus 5"),
+        read("gus", b"more\n"),
+        "write(gus, b'system: more\\n') = ENOBUFS",
+        f"kevent(queue, [{read_off('gus')} udata *], {BATCH} events, 50 ms)",
+    )
+    yield 50
+    run.expect(
+        events("none"),
+        wait(write_on("gus")),
+        events("EVFILT_WRITE gus *"),
+        write("gus", b"system: more\n"),
+        wait(read_on("gus"), write_gone("gus")),
+    )
+
+
+def is_torn_down(run: Run) -> Script:
+    """EPROTOTYPE: a connection that is being torn down."""
+    gus = run.peers["gus"]
+    gus.write_errors = [darwin.EPROTOTYPE]
+    gus.say(b"lost\n", is_heard=False)
+    yield 0
+    run.expect(
+        events("EVFILT_READ gus 5"),
+        read("gus", b"lost\n"),
+        "write(gus, b'system: lost\\n') = EPROTOTYPE",
+        "close(gus) = 0",
+        IDLE,
+    )
+
+
+def is_idle(run: Run) -> Script:
+    """Who is silent for the idle timeout is closed, and who speaks is not."""
+    yield from comes(run, "joe")
+    joe, begun_ns = run.peers["joe"], run.kernel.now_ns
+    yield IDLE_MS * 0.6
+    said: list[str] = []
+    for name in ("fay", "hal", "ivy"):
+        run.peers[name].say(b"\n")
+        said += (read(name, b"\n"), write(name, b"system: \n"))
+    yield 0
+    run.expect(events("EVFILT_READ fay 1", "EVFILT_READ hal 1", "EVFILT_READ ivy 1"), *said, IDLE)
+    yield IDLE_MS * 0.6
+    run.expect(events("none"), "close(joe) = 0", IDLE)
+    assert joe.closed_at_ns is not None
+    silent_ms = (joe.closed_at_ns - begun_ns) / MILLISECOND_NS
+    run.check(IDLE_MS <= silent_ms <= IDLE_MS * 5 / 4, f"closed after {silent_ms} ms")
+
+
+def is_woken(run: Run) -> Script:
+    """Another thread that asks for the counters wakes the loop by EVFILT_USER."""
+    run.stats()
+    yield 0
+    run.expect(*WOKEN, events("EVFILT_USER 0 0"), IDLE)
+    stats = run.stats()
+    run.expect(*WOKEN)
+    run.check((stats.open, stats.pending) == (3, 0), f"{stats.open} open, {stats.pending} pending")
+    yield 0
+    run.expect(events("EVFILT_USER 0 0"), IDLE)
+
+
+def stops(run: Run) -> Script:
+    """The stop: who waits is accepted, what has come is answered, nothing is listened to any more."""
+    fay, ivy = run.peers["fay"], run.peers["ivy"]
+    ivy.room = 4
+    ivy.say(b"owed\n")
+    yield 0
+    run.expect(
+        events("EVFILT_READ ivy 5"),
+        read("ivy", b"owed\n"),
+        write("ivy", b"system: owed\n", taken=4),
+        wait(read_off("ivy"), write_on("ivy")),
+    )
+    kim = run.arrive("kim")
+    kim.say(b"just in time\n")
+    fay.say(b"the last\n")
+    run.stop()
+    yield 0
+    run.expect(
+        *WOKEN,
+        events("EVFILT_USER 0 0", "EVFILT_READ listener 1", "EVFILT_READ fay 9"),
+        read("fay", b"the last\n"),
+        write("fay", b"system: the last\n"),
+        *accepted("kim"),
+        "accept(listener) = EAGAIN",
+        "read(fay, 32) = EAGAIN",
+        "shutdown(fay, SHUT_WR) = 0",
+        "read(hal, 32) = EAGAIN",
+        "shutdown(hal, SHUT_WR) = 0",
+        read("kim", b"just in time\n"),
+        write("kim", b"system: just in time\n"),
+        "read(kim, 32) = EAGAIN",
+        "shutdown(kim, SHUT_WR) = 0",
+        "close(listener) = 0",
+        wait(read_on("kim")),
+    )
+
+
+def lingers(run: Run) -> Script:
+    """Until the end what is owed is written, input is thrown away, and nobody lingers for longer than 1 s."""
+    fay, hal, ivy, kim = (run.peers[name] for name in ("fay", "hal", "ivy", "kim"))
+    ivy.room = 1000
+    hal.say(b"too late\n", is_heard=False)
+    fay.end()
+    yield 0
+    run.expect(
+        events("EVFILT_READ fay 0 EV_EOF", "EVFILT_READ hal 9", "EVFILT_WRITE ivy 1000"),
+        read("fay", b""),
+        read("hal", b"too late\n"),
+        write("ivy", b"em: owed\n"),
+        "read(ivy, 32) = EAGAIN",
+        "shutdown(ivy, SHUT_WR) = 0",
+        "close(fay) = 0",
+        wait(read_on("ivy"), write_gone("ivy")),
+    )
+    kim.end()
+    ivy.end()
+    yield 0
+    run.expect(
+        events("EVFILT_READ ivy 0 EV_EOF", "EVFILT_READ kim 0 EV_EOF"),
+        read("ivy", b""),
+        read("kim", b""),
+        "close(kim) = 0",
+        "close(ivy) = 0",
+        IDLE,
+    )
+    yield 999
+    run.expect()
+
+
+def has_many_changes(run: Run) -> Script:
+    """Changes that one list can't hold are told in the next, without a wait."""
+    names = [f"n{i}" for i in range(BATCH + 2)]
+    for name in names:
+        run.arrive(name)
+    yield 0
+    first = ", ".join(f"{read_on(name)} udata *" for name in names[:BATCH])
+    run.expect(
+        events(f"EVFILT_READ listener {len(names)}"),
+        *accepted(*names),
+        f"kevent(queue, [{first}], {BATCH} events, 0 ms)",
+        events("none"),
+        wait(*(read_on(name) for name in names[BATCH:])),
+    )
+    for name in names:
+        run.peers[name].end()
+    yield 0
+    lines: list[str] = []
+    for part in (names[:BATCH], names[BATCH:]):
+        lines.append(events(*(f"EVFILT_READ {name} 0 EV_EOF" for name in part)))
+        lines += (read(name, b"") for name in part)
+        lines += (*(f"close({name}) = 0" for name in reversed(part)), IDLE)
+    run.expect(*lines)
+
+
+def ipv6_server(run: Run) -> None:
+    """Framing by reads, over IPv6."""
+    run.situation("A socket for IPv6 takes IPv4 as well.")
+    run.open(host=run.text("::1"), framing=run.numbers.KQN_FRAMING_STREAM)
+    run.expect(
+        "socket(AF_INET6, SOCK_STREAM) = listener",
+        *TCP_OPENED,
+        "setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, 0) = 0",
+        "bind(listener, ::1 port 0) = 0",
+        *LISTENING,
+        *QUEUE_OPENED,
+    )
+    run.serve(surrounds)
+    run.situation("The second server leaves nothing behind.")
+    run.finish({"EOF": 1}, lambda said: REPLY + said)
+
+
+def surrounds(run: Run) -> Script:
+    """Framing by reads, over IPv6: the answer is made around the message."""
+    lea = run.arrive("lea", "2001:db8::1")
+    lea.say(b"\0raw")
+    lea.end()
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 1"),
+        *accepted("lea"),
+        wait(read_on("lea")),
+        events("EVFILT_READ lea 4 EV_EOF"),
+        read("lea", b"\0raw"),
+        write("lea", b"system: \0raw"),
+        IDLE,
+        events("EVFILT_READ lea 0 EV_EOF"),
+        read("lea", b""),
+        "close(lea) = 0",
+        IDLE,
+    )
+    run.stop()
+    yield 0
+    run.expect(*WOKEN, events("EVFILT_USER 0 0"), "accept(listener) = EAGAIN", "close(listener) = 0")
+
+
+def unix_server(run: Run) -> None:
+    """A length before each message, over a unix socket."""
+    run.situation("A unix socket has one option, and a file that is remembered.")
+    reply = "{peer}: {message}"
+    settings = {"uds_path": run.text(PATH), "reply": run.text(reply), "reply_len": len(reply)}
+    run.open(framing=run.numbers.KQN_FRAMING_U32, **settings)
+    run.expect(
+        f"lstat({PATH}) = ENOENT",
+        "socket(AF_UNIX, SOCK_STREAM) = listener",
+        *OPENED,
+        f"bind(listener, {PATH}) = 0",
+        f"lstat({PATH}) = a socket",
+        *LISTENING,
+        *QUEUE_OPENED,
+    )
+    run.serve(removes_file)
+    run.situation("The third server leaves nothing behind.")
+    run.finish({"EOF": 1}, lambda said: bytes([0, 0, 0, 6 + said[3]]) + b"unix: " + said[4:])
+
+
+def removes_file(run: Run) -> Script:
+    """A length before each message, over a unix socket, whose file is removed by the stop."""
+    mia = run.arrive("mia", "unix")
+    mia.say(b"\0\0\0\4four")
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 1"),
+        *accepted("mia"),
+        wait(read_on("mia")),
+        events("EVFILT_READ mia 8"),
+        read("mia", b"\0\0\0\4four"),
+        write("mia", b"\0\0\0\x0aunix: four"),
+        IDLE,
+    )
+    run.stop()
+    mia.end()
+    yield 0
+    run.expect(
+        *WOKEN,
+        events("EVFILT_USER 0 0", "EVFILT_READ mia 0 EV_EOF"),
+        read("mia", b""),
+        "close(mia) = 0",
+        "accept(listener) = EAGAIN",
+        f"lstat({PATH}) = a socket",
+        f"unlink({PATH}) = 0",
+        "close(listener) = 0",
+    )
