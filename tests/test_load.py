@@ -307,6 +307,37 @@ def test_half_an_answer_is_a_short_one() -> None:
     assert result.messages == 0
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_answer_known_to_be_wrong_is_a_wrong_one_however_it_ends(ends: bool) -> None:
+    """A wrong answer that is never finished is no timeout, and one that is cut no short answer."""
+
+    def talk(connection: socket.socket) -> None:
+        for _ in lines_of(connection):
+            connection.sendall(b"wrong")
+            if ends:
+                return
+
+    with ScriptedServer(talk) as server:
+        result = load(server.target, messages=2, connections=1, timeout=0.2, message="{n}", expect="{message}")
+    assert errors_of(result) == {"wrong_answer": 2}
+
+
+def test_a_wrong_length_shows_what_came_behind_it() -> None:
+    """A u32 answer of a wrong length that comes before its content is shown with the content."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall((3).to_bytes(4, "big"))
+        time.sleep(0.1)
+        connection.sendall(b"bad")
+        connection.recv(100)
+
+    with ScriptedServer(talk) as server:
+        result = load(server.target, framing="u32", messages=1, connections=1, message="good", expect="{message}")
+    assert errors_of(result) == {"wrong_answer": 1}
+    assert [(one.got, one.expected) for one in result.wrong_answers] == [("bad", "good")]
+
+
 def test_an_answer_too_many_is_a_wrong_one() -> None:
     """Answers that come twice: the second has nothing in flight."""
 
@@ -350,6 +381,20 @@ def test_a_reset_is_a_reset() -> None:
         result = load(server.target, messages=4, connections=2)
     assert errors_of(result) == {"reset": 4}
     assert result.reconnects == 2
+
+
+def test_a_reset_that_a_write_meets_is_a_reset_too() -> None:
+    """An error that the next message's write takes from the socket is not lost."""
+
+    def talk(connection: socket.socket) -> None:
+        for line in lines_of(connection):
+            connection.sendall(line)
+            reset(connection)
+            return
+
+    with ScriptedServer(talk) as server:
+        result = load(server.target, duration=1, warmup=0, connections=4)
+    assert errors_of(result).keys() == {"reset"}
 
 
 def test_one_in_a_thousand_is_dropped() -> None:
@@ -504,6 +549,25 @@ def _buckets(result: LoadResult) -> list[tuple[float, int]]:
     return list(report._buckets(result.latency))
 
 
+def test_a_server_that_catches_up_is_not_blamed_on_the_tester() -> None:
+    """Messages that waited for a stalled server are sent together when it goes on, and none of that is the tester's."""
+    with ScriptedServer(stalling(0.3, 0.5)) as server:
+        result = load(server.target, rate=4_000, connections=4, depth=64, duration=2, warmup=0, timeout=20)
+    assert errors_of(result) == {}
+    assert result.unsent > 0
+    assert result.invalid_because is None or "did not send" not in result.invalid_because
+    assert result.late["share"] is not None
+    assert result.late["share"] < 0.1  # noise of the machine, and not the catching up
+
+
+def test_a_connect_that_succeeds_at_once_does_not_wait(tmp_path: Path) -> None:
+    """Over a unix socket, which is connected at once, a new connection sends what is due without delay."""
+    with ScriptedServer(echo, path=str(tmp_path / "s")) as server:
+        result = load(server.target, rate=200, connections=1, reconnect_every=1, duration=1, warmup=0)
+    check_sums(result)
+    assert result.sent >= 190
+
+
 def test_a_paused_tester_says_so() -> None:
     """A tester that was stopped itself does not blame the server: the run is not valid."""
     code = (
@@ -584,6 +648,22 @@ def test_part_of_an_answer_does_not_end_the_back_off() -> None:
         result = load(server.target, duration=2, warmup=0, connections=1)
         assert len(server.peers) <= 1 + 6  # the probe; at 0, 0.1, 0.3, 0.7, 1.5 s
     assert errors_of(result).keys() == {"short_answer"}
+
+
+def test_who_thinks_does_so_before_a_new_connection_too() -> None:
+    """With --think-time and --reconnect-every the time passes before the connection is opened anew."""
+    with ScriptedServer(echo) as server:
+        result = load(server.target, duration=1, warmup=0, connections=1, think_time=0.2, reconnect_every=1)
+    check_sums(result)
+    assert 3 <= result.messages <= 5
+
+
+@pytest.mark.parametrize("rate", [29, 58, 77])
+def test_the_last_message_is_due_at_the_end_and_not_before_it(rate: int) -> None:
+    """Rates whose intervals are no whole nanoseconds have as many messages in a second as they say."""
+    with ScriptedServer(echo) as server:
+        result = load(server.target, rate=rate, duration=1, warmup=0, connections=4)
+    assert result.sent + result.unsent == rate
 
 
 def test_connects_are_paced() -> None:

@@ -13,6 +13,7 @@ struct kqn_answer_place { /* in the answer that is under way; all 0 where one be
     uint64_t seen;        /* bytes of it that have come, a u32 length included */
     uint32_t announced;   /* u32: what its length says, as far as that has come */
     bool wrong;           /* it differs from what was expected */
+    bool shown;           /* and is kept as an example */
 };
 
 /* How many of these bytes (at least one) belong to the answer under way, and in *ended whether it ends with them.

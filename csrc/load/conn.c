@@ -75,10 +75,11 @@ static void lose(struct kqn_driver *driver, struct kqn_load_conn *conn, enum kqn
 {
     struct kqn_tally *tally = &driver->tally;
     uint64_t lost = conn->in_flight + (conn->state != KQN_LOAD_CONN_OPEN);
-    bool is_cut = conn->state == KQN_LOAD_CONN_OPEN && conn->place.seen > 0 && kind != KQN_LOAD_TIMEOUT;
-    if (is_cut && lost == 0)
+    bool has_begun = conn->state == KQN_LOAD_CONN_OPEN && conn->place.seen > 0; /* an answer */
+    if (has_begun && (conn->place.wrong || lost == 0)) {
         kqn_tally_error(tally, KQN_LOAD_WRONG_ANSWER, 0, 1);
-    if (is_cut && lost > 0) {
+        lost -= lost > 0;
+    } else if (has_begun && kind != KQN_LOAD_TIMEOUT) {
         kqn_tally_error(tally, KQN_LOAD_SHORT_ANSWER, 0, 1);
         lost--;
     }
@@ -169,7 +170,8 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn)
     conn->due_ns = conn->begun_ns + load->settings.connect_timeout_ns;
     conn->place = (struct kqn_answer_place){0};
     conn->sent = conn->flight_head = conn->flight_count = 0;
-    conn->broken = conn->starved = false;
+    conn->broken = 0;
+    conn->starved = false;
     driver->connecting++;
     if (rc == 0)
         on_connected(driver, conn);
@@ -223,7 +225,7 @@ static void write_some(struct kqn_driver *driver, struct kqn_load_conn *conn)
     ssize_t n = kqn_sys_write(conn->socket->watch.fd, conn->unwritten, conn->unwritten_len);
     conn->starved = n == -ENOBUFS || n == -ENOMEM;
     bool must_wait = n == -EAGAIN || n == -EINTR || n == -ENOTCONN || conn->starved;
-    conn->broken = n < 0 && !must_wait;
+    conn->broken = n < 0 && !must_wait ? (int)-n : 0;
     if (n > 0)
         driver->tally.totals.bytes_sent += (uint64_t)n;
     size_t done = conn->broken ? conn->unwritten_len : n < 0 ? 0 : (size_t)n;
@@ -270,15 +272,26 @@ static uint32_t take_from_block(struct kqn_driver *driver, struct kqn_load_conn 
     return count;
 }
 
-static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns)
+/* Messages that were meant to go at the same time are one flight. */
+static void add_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns)
 {
     uint32_t depth = (uint32_t)driver->load->settings.depth;
     uint32_t at = conn->flight_head + conn->flight_count++;
     conn->flights[at < depth ? at : at - depth] = (struct kqn_flight){
         .number = driver->sent_count, .intended_ns = intended_ns, .sent_ns = driver->loop.now_ns, .count = count};
+    driver->sent_count += count;
+}
+
+static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+{
+    if (!kqn_driver_is_open_loop(driver)) {
+        add_flight(driver, conn, count, driver->loop.now_ns);
+    } else {
+        for (uint32_t i = 0; i < count; i++)
+            add_flight(driver, conn, 1, kqn_driver_take_scheduled(driver));
+    }
     conn->in_flight += count;
     conn->sent += count;
-    driver->sent_count += count;
     driver->in_flight += count;
     if (driver->phase == KQN_LOAD_MEASURING) {
         driver->tally.totals.sent += count;
@@ -286,22 +299,28 @@ static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn,
     }
 }
 
-uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns)
+uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
     struct kqn_load *load = driver->load;
+    bool is_counted = driver->phase == KQN_LOAD_MEASURING;
     /* Messages of the block go out in one piece, up to its end. */
     if (!load->messages.has_fields && count > load->messages.slot_count - driver->next_slot)
         count = load->messages.slot_count - driver->next_slot;
-    if (driver->phase == KQN_LOAD_MEASURING)
+    if (is_counted)
         count = kqn_load_take_messages(load, count);
     if (count == 0)
         return 0;
-    count = load->messages.has_fields ? make_messages(driver, conn, count) : take_from_block(driver, conn, count);
-    if (count > 0) {
-        put_in_flight(driver, conn, count, intended_ns);
+    uint32_t made =
+        load->messages.has_fields ? make_messages(driver, conn, count) : take_from_block(driver, conn, count);
+    if (is_counted && made < count)
+        kqn_load_give_messages_back(load, count - made);
+    if (made > 0) {
+        put_in_flight(driver, conn, made);
         write_some(driver, conn);
+    } else {
+        lose(driver, conn, KQN_LOAD_OTHER, ENOMEM);
     }
-    return count;
+    return made;
 }
 
 void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
@@ -309,7 +328,7 @@ void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
     uint32_t room, sent;
     do {
         room = kqn_driver_sends(driver) ? kqn_load_conn_room(driver, conn) : 0;
-        sent = room > 0 ? kqn_load_conn_send(driver, conn, room, driver->loop.now_ns) : 0;
+        sent = room > 0 ? kqn_load_conn_send(driver, conn, room) : 0;
     } while (sent > 0 && sent < room); /* the block of messages had its end there */
 }
 
@@ -394,14 +413,16 @@ static void judge(struct kqn_driver *driver, struct kqn_load_conn *conn, const s
                   const uint8_t *bytes, size_t len, bool ended)
 {
     enum kqn_framing_kind framing = driver->load->settings.framing;
-    bool was_wrong = conn->place.wrong;
     if (expected)
         kqn_answer_compare(framing, expected, &conn->place, bytes, len, ended);
     else if (conn->in_flight == 0)
         conn->place.wrong = true;
-    if (was_wrong || !conn->place.wrong)
+    if (!conn->place.wrong || conn->place.shown)
         return;
     size_t right = kqn_answer_content(framing, &conn->place, ended, &bytes, &len);
+    if (len == 0 && !ended)
+        return; /* a u32 length that is wrong: the first of the content shows more */
+    conn->place.shown = true;
     kqn_tally_example(&driver->tally, expected, conn->index, right, bytes, len, ended);
 }
 
@@ -447,26 +468,28 @@ static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, 
     }
 }
 
-/* The connection has had all the answers that it is to have: opens it anew, unless the run sends no more. */
-static void reopen(struct kqn_driver *driver, struct kqn_load_conn *conn)
+bool kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
+    int every = driver->load->settings.reconnect_every;
+    if (every == 0 || conn->in_flight > 0 || conn->sent < (uint32_t)every)
+        return false;
     bool is_over = driver->phase >= KQN_LOAD_MEASURING && !kqn_driver_sends(driver);
-    if (is_over || kqn_load_all_sent(driver->load))
-        return;
-    kqn_load_conn_close(driver, conn);
-    kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
+    if (!is_over && !kqn_load_all_sent(driver->load)) {
+        kqn_load_conn_close(driver, conn);
+        kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
+    }
+    return true;
 }
 
 static void after_answers(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    const struct kqn_load_settings *settings = &driver->load->settings;
-    if (settings->reconnect_every > 0 && conn->in_flight == 0 && conn->sent == (uint32_t)settings->reconnect_every) {
-        reopen(driver, conn);
-    } else if (settings->think_ns > 0 && conn->in_flight == 0 && !kqn_load_conn_thinks(conn)) {
-        conn->due_ns = driver->loop.now_ns + settings->think_ns;
+    int64_t think_ns = driver->load->settings.think_ns;
+    if (think_ns == 0) {
+        if (!kqn_load_conn_renew(driver, conn))
+            go_on(driver, conn);
+    } else if (conn->in_flight == 0 && !kqn_load_conn_thinks(conn)) {
+        conn->due_ns = driver->loop.now_ns + think_ns;
         kqn_driver_push(driver, KQN_LOAD_QUEUE_THINK, conn);
-    } else {
-        go_on(driver, conn);
     }
 }
 
@@ -482,6 +505,8 @@ static void receive(struct kqn_driver *driver, struct kqn_load_conn *conn, const
             after_answers(driver, conn);
     } else if (n == 0) {
         int error = event->flags & EV_EOF ? (int)event->fflags : 0;
+        if (error == 0)
+            error = conn->broken; /* Linux: a write that failed took the socket's error */
         lose(driver, conn, error ? kind_of(error) : KQN_LOAD_CLOSED, error);
     } else if (n != -EAGAIN && n != -EINTR) {
         lose_by_errno(driver, conn, (int)-n);

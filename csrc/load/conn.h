@@ -51,7 +51,7 @@ struct kqn_load_conn {
     bool retries;     /* CLOSED: this attempt began earlier, at begun_ns */
     bool settled;     /* the first attempt has come to something */
     bool was_open;
-    bool broken;  /* the peer takes nothing more; what it sent before is still read */
+    int broken;   /* errno: the peer takes nothing more; what it sent before is still read */
     bool starved; /* the kernel had no memory for its bytes; the sweep tries again */
 };
 
@@ -70,8 +70,13 @@ void kqn_load_conn_on_event(struct kqn_driver *driver, struct kqn_load_conn *con
 /* How many messages it may send now. */
 uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn);
 
-/* Sends up to so many messages, which there is room for and which were meant to go at this time; returns how many. */
-uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns);
+/* Sends up to so many messages, which there is room for, in one write; returns how many. In an open loop they are the
+ * next of the schedule, which moves on; in a closed loop they are meant to go now. */
+uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count);
+
+/* The connection has had all the answers that it is to have: opens it anew, unless the run sends no more. False: it has
+ * not. */
+bool kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn);
 
 /* In a closed loop: sends all that there is room for. */
 void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn);

@@ -137,27 +137,48 @@ static struct kqn_load_conn *first_ready(struct kqn_driver *driver)
     return conn;
 }
 
-/* Open loop: sends the messages whose time has come, each on the next connection that has room, in turn.
- * One that has waited for room is the server's delay, from its time until this turn, which found the room. Whatever
- * passed since then, or since a message's time while there was room, is our own. */
+int64_t kqn_driver_take_scheduled(struct kqn_driver *driver)
+{
+    int64_t intended_ns = driver->schedule.next_ns;
+    note_lateness(driver, intended_ns > driver->room_ns ? intended_ns : driver->room_ns);
+    kqn_schedule_advance(&driver->schedule);
+    return intended_ns;
+}
+
+/* How many messages of the schedule are due, as far as there is room for them. */
+static uint32_t count_due(const struct kqn_driver *driver, uint32_t room)
+{
+    int64_t last_ns = driver->loop.now_ns < driver->phase_end_ns ? driver->loop.now_ns : driver->phase_end_ns - 1;
+    uint32_t count = driver->schedule.next_ns <= last_ns;
+    if (count == room || count == 0)
+        return count;
+    struct kqn_schedule ahead = driver->schedule;
+    for (kqn_schedule_advance(&ahead); count < room && ahead.next_ns <= last_ns; count++)
+        kqn_schedule_advance(&ahead);
+    return count;
+}
+
+/* Open loop: sends the messages whose time has come, on the connections that have room, in turn; what is overdue goes
+ * out in one write for each.
+ * What a message waited for room is the server's delay, until the event that made room was looked at, or, if the wait
+ * before that overslept, should have been. All else is our own: since a message's time, if there was room. */
 static void send_scheduled(struct kqn_driver *driver)
 {
-    struct kqn_load_conn *conn = NULL;
-    while (kqn_driver_sends(driver) && driver->schedule.next_ns <= driver->loop.now_ns) {
-        int64_t intended_ns = driver->schedule.next_ns;
-        conn = first_ready(driver);
-        if (!conn)
-            break;
+    struct kqn_load_conn *conn;
+    uint32_t count;
+    if (driver->was_blocked)
+        driver->room_ns = driver->loop.now_ns < driver->turn_due_ns ? driver->loop.now_ns : driver->turn_due_ns;
+    while (kqn_driver_sends(driver) && (conn = first_ready(driver)) &&
+           (count = count_due(driver, kqn_load_conn_room(driver, conn))) > 0) {
         kqn_driver_pop(driver, KQN_LOAD_QUEUE_READY);
-        if (kqn_load_conn_send(driver, conn, 1, intended_ns) == 0)
+        if (kqn_load_conn_send(driver, conn, count) == 0)
             return;
-        note_lateness(driver,
-                      driver->was_blocked && intended_ns < driver->turn_due_ns ? driver->turn_due_ns : intended_ns);
-        kqn_schedule_advance(&driver->schedule);
         kqn_load_conn_offer(driver, conn);
         kqn_loop_read_clock(&driver->loop);
     }
     driver->was_blocked = !first_ready(driver);
+    if (driver->was_blocked)
+        driver->blocked_ns = driver->loop.now_ns;
 }
 
 /* Closed loop: those that have just become ready begin, some in each turn, so that answers are not left waiting. */
@@ -180,8 +201,10 @@ static void send_thought(struct kqn_driver *driver)
         if (conn->due_ns > driver->loop.now_ns)
             return;
         kqn_driver_pop(driver, KQN_LOAD_QUEUE_THINK);
-        note_lateness(driver, conn->due_ns);
-        kqn_load_conn_fill(driver, conn);
+        if (!kqn_load_conn_renew(driver, conn)) {
+            note_lateness(driver, conn->due_ns);
+            kqn_load_conn_fill(driver, conn);
+        }
         kqn_loop_read_clock(&driver->loop);
     }
 }
@@ -300,6 +323,7 @@ static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, 
         kqn_load_conn_offer(driver, &driver->conns[i]);
     }
     driver->was_blocked = !first_ready(driver);
+    driver->room_ns = driver->blocked_ns = start_ns;
 }
 
 static void begin_measuring(struct kqn_driver *driver, int64_t start_ns)
@@ -321,7 +345,8 @@ static void end_measuring(struct kqn_driver *driver)
     driver->ended_by_count = kqn_load_all_sent(driver->load);
     if (kqn_driver_is_open_loop(driver) && !driver->ended_by_count) {
         totals->unsent = kqn_schedule_count_until(&driver->schedule, driver->phase_end_ns);
-        totals->unsent_own = driver->was_blocked ? 0 : totals->unsent;
+        /* What was due before the last time that there was no room has waited for the server. */
+        totals->unsent_own = driver->schedule.next_ns < driver->blocked_ns ? 0 : totals->unsent;
     }
     enter(driver, KQN_LOAD_WAITING);
 }
@@ -355,6 +380,8 @@ static void cut_short(struct kqn_driver *driver, int64_t patience_ns)
 static void count_untried(struct kqn_driver *driver)
 {
     uint64_t count = driver->connecting;
+    for (uint32_t i = 0; i < driver->conn_count; i++)
+        count += driver->conns[i].retries;
     if (count > 0)
         kqn_tally_error(&driver->tally, KQN_LOAD_TIMEOUT, 0, count);
 }
@@ -426,7 +453,7 @@ static int64_t next_turn_ns(struct kqn_driver *driver)
         return due_ns;
     due_ns = earlier(due_ns, driver->phase_end_ns);
     if (kqn_driver_is_open_loop(driver))
-        return driver->was_blocked ? due_ns : earlier(due_ns, driver->schedule.next_ns);
+        return kqn_driver_first(driver, KQN_LOAD_QUEUE_READY) ? earlier(due_ns, driver->schedule.next_ns) : due_ns;
     const struct kqn_load_conn *thinking = kqn_driver_first(driver, KQN_LOAD_QUEUE_THINK);
     if (thinking)
         due_ns = earlier(due_ns, thinking->due_ns);
@@ -443,7 +470,8 @@ static int turn(struct kqn_driver *driver)
     int rc = kqn_loop_wait(&driver->loop, wait_ns > 0 ? wait_ns : 0);
     if (rc < 0)
         return rc;
-    driver->turn_due_ns = earlier(due_ns, driver->loop.now_ns);
+    bool overslept = driver->loop.now_ns - due_ns > KQN_LOAD_LATE_NS;
+    driver->turn_due_ns = overslept ? due_ns : INT64_MAX;
     kqn_loop_dispatch(&driver->loop, on_event);
     send_due(driver);
     sweep(driver);

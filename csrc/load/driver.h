@@ -52,6 +52,8 @@ struct kqn_driver {
     int64_t connect_due_ns; /* with a connect rate: when the next may be opened */
     struct kqn_schedule schedule;
     bool was_blocked;    /* when messages were sent last, they waited for a connection with room */
+    int64_t room_ns;     /* since when there is room, after was_blocked */
+    int64_t blocked_ns;  /* when messages last had to wait for room */
     int64_t turn_due_ns; /* when this turn would have begun, had the loop not overslept */
     int64_t last_end_ns; /* when a message was last answered or failed */
     int64_t sweep_ns;    /* what was looked at until then */
@@ -86,6 +88,9 @@ static inline bool kqn_driver_sends(const struct kqn_driver *driver)
     return (driver->phase == KQN_LOAD_WARMING || driver->phase == KQN_LOAD_MEASURING) &&
            driver->loop.now_ns < driver->phase_end_ns;
 }
+
+/* Open loop: the next message of the schedule goes now; returns when it was due. */
+int64_t kqn_driver_take_scheduled(struct kqn_driver *driver);
 
 void kqn_driver_push(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn);
 struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn_load_queue queue); /* NULL: empty */

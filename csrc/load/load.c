@@ -36,6 +36,12 @@ uint32_t kqn_load_take_messages(struct kqn_load *load, uint32_t wanted)
     return left >= (int64_t)wanted ? wanted : left > 0 ? (uint32_t)left : 0;
 }
 
+void kqn_load_give_messages_back(struct kqn_load *load, uint32_t count)
+{
+    if (load->settings.max_messages > 0)
+        atomic_fetch_add(&load->messages_left, count);
+}
+
 bool kqn_load_all_sent(struct kqn_load *load)
 {
     return load->settings.max_messages > 0 && atomic_load(&load->messages_left) <= 0;

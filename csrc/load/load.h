@@ -48,6 +48,9 @@ int64_t kqn_load_passed_ns(struct kqn_load *load, enum kqn_load_phase phase);
 /* Takes up to so many messages out of what the run may still send; returns how many. */
 uint32_t kqn_load_take_messages(struct kqn_load *load, uint32_t wanted);
 
+/* Takes back what could not be sent after all. */
+void kqn_load_give_messages_back(struct kqn_load *load, uint32_t count);
+
 /* Whether the count of a run that has one is used up. */
 bool kqn_load_all_sent(struct kqn_load *load);
 

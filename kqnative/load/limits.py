@@ -1,9 +1,8 @@
 """The limits that a run may meet: descriptors before it, and both they and local ports in it."""
 
 from kqnative import _native, limits
-from kqnative.config import DESCRIPTOR_RESERVE
 from kqnative.errors import KqnativeError
-from kqnative.load.plan import LoadPlan
+from kqnative.load.plan import LoadPlan, own_descriptors
 from kqnative.load.result import LoadResult
 
 
@@ -13,7 +12,7 @@ class LimitError(KqnativeError):
 
 def require_descriptors(plan: LoadPlan) -> None:
     """Raises the limit of descriptors as far as the plan needs. Raises LimitError: it can't be had."""
-    own = DESCRIPTOR_RESERVE + 8 * plan.loops
+    own = own_descriptors(plan.loops)
     wanted = plan.connections + own
     limit = _native.raise_descriptor_limit(wanted)
     if limit < wanted:

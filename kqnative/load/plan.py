@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from kqnative.config import DESCRIPTOR_RESERVE
 from kqnative.errors import ConfigError
 from kqnative.load import payload, target
 from kqnative.options import (
@@ -24,7 +25,7 @@ DEFAULT_DURATION_S = 10.0
 DEFAULT_WARMUP_S = 1.0
 LONGEST_S = 24 * 3_600.0
 MOST_CONNECTIONS = 1 << 24
-MOST_IN_FLIGHT = 10_000_000  # over all connections: each costs 24 bytes from the start
+MOST_IN_FLIGHT = 10_000_000  # over all connections: each costs 32 bytes from the start
 LONGEST_MESSAGE = 1 << 30
 
 # Options of which one alone can act.
@@ -276,8 +277,14 @@ class LoadPlan:
         _native.check_poller(self.poller)
         if self.expect is not None:
             _native.check_expect(self.expect)
-        if self.poller == "select" and self.connections > _native.select_limit() - 32:
-            raise ConfigError(f"--poller select watches at most {_native.select_limit() - 32} connections")
+        most = _native.select_limit() - own_descriptors(self.loops)
+        if self.poller == "select" and self.connections > most:
+            raise ConfigError(f"--poller select watches at most {most} connections")
+
+
+def own_descriptors(loops: int) -> int:
+    """How many descriptors a run may need beside its connections."""
+    return DESCRIPTOR_RESERVE + 8 * loops
 
 
 OPTIONS = options_of(LoadPlan)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kqnative import _native
-from kqnative.errors import KqnativeError
 from kqnative.load import limits, target
 from kqnative.load.engine import Handle, Progress, RawInterval
 from kqnative.load.plan import LoadPlan
@@ -49,20 +48,24 @@ class Run:
         except limits.LimitError as error:
             return LoadResult(**known, ended_because=str(error))
         self.target = known["target"] = endpoint.name
-        self._handle = handle = self._open(endpoint)
-        if self._is_stopped:  # before there was a handle
-            handle.stop()
-        threads = [threading.Thread(target=self._run_loop, args=(i,)) for i in range(self.plan.loops)]
-        for thread in threads:
-            thread.start()
         try:
+            self._handle = handle = Handle(self.plan, endpoint)
+        except OSError as error:
+            return LoadResult(**known, ended_because=f"the run cannot begin: {error.strerror}")
+        threads = [threading.Thread(target=self._run_loop, args=(i,)) for i in range(self.plan.loops)]
+        try:
+            if self._is_stopped:  # before there was a handle
+                handle.stop()
+            for thread in threads:
+                thread.start()
             self._watch(threads, watcher)
         except BaseException:
-            handle.stop()  # the watcher raised, or Ctrl-C was pressed: no thread may outlive this call
+            handle.stop()  # a thread did not start, the watcher raised, or Ctrl-C was pressed: none may outlive this
             raise
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
         return self._result(known)
 
     def stop(self) -> None:
@@ -70,12 +73,6 @@ class Run:
         self._is_stopped = True
         if self._handle is not None:
             self._handle.stop()
-
-    def _open(self, endpoint: target.Endpoint) -> Handle:
-        try:
-            return Handle(self.plan, endpoint)
-        except OSError as error:
-            raise KqnativeError(f"cannot begin the run: {error.strerror}") from error
 
     def _run_loop(self, index: int) -> None:
         assert self._handle is not None
@@ -94,9 +91,10 @@ class Run:
                 watcher(self._handle.progress(), new)
             if is_last:
                 return
-            for thread in threads:
-                thread.join(WATCH_S / len(threads))
-            is_last = not any(thread.is_alive() for thread in threads)
+            alive = [thread for thread in threads if thread.is_alive()]
+            is_last = not alive
+            if alive:
+                alive[0].join(WATCH_S)
 
     def _known(self) -> dict[str, Any]:
         plan = self.plan
@@ -126,7 +124,7 @@ class Run:
             return f"a loop failed: {self._failures[0]}"
         if totals.had_no_connection:
             return f"no connection was open for {self.plan.connect_timeout:g} s"
-        if totals.measured and totals.messages == 0 and not self._is_stopped:
+        if totals.sent and totals.messages == 0 and not self._is_stopped:
             return "not one message was answered"
         return None
 

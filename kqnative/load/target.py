@@ -96,7 +96,8 @@ def find(text: str, sources: tuple[str, ...], timeout_s: float) -> Endpoint:
                 failure = error
             else:
                 return one
-        if monotonic() + RETRY_S >= deadline:
+        is_for_good = failure.errno is None and not isinstance(failure, TimeoutError)  # a path that is too long
+        if is_for_good or monotonic() + RETRY_S >= deadline:
             why = failure.strerror or ("it did not answer" if isinstance(failure, TimeoutError) else str(failure))
             raise UnreachableError(f"no connection to {_names(candidates)} within {timeout_s:g} s: {why}", failure)
         sleep(RETRY_S)
@@ -153,7 +154,7 @@ def _names(candidates: list[Endpoint]) -> str:
 
 def error_kind(error: OSError) -> str:
     """Under which kind a report counts a probe that failed."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):  # Linux: a unix socket's queue is full
         return "timeout"
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return "refused"
