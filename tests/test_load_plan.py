@@ -320,11 +320,14 @@ def test_template_errors_give_the_position() -> None:
 def test_select_limits_connections() -> None:
     """With select, more connections than its set holds are refused."""
     from kqnative import _native
+    from kqnative.load.plan import own_descriptors
 
-    most = _native.select_limit() - 32
+    most = _native.select_limit() - own_descriptors(1)
     planned(poller="select", connections=most)
     with pytest.raises(ConfigError, match=f"--poller select watches at most {most} connections"):
         planned(poller="select", connections=most + 1)
+    with pytest.raises(ConfigError, match="--poller select watches at most"):
+        planned(poller="select", connections=most, loops=2)
 
 
 # --- Targets ---
