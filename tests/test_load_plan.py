@@ -1119,3 +1119,11 @@ def test_limits_that_a_run_met_have_a_line_each(monkeypatch: pytest.MonkeyPatch)
     for system in ("darwin", "freebsd14", "openbsd7", "netbsd10", "plan9"):
         monkeypatch.setattr(sys, "platform", system)
         assert all("raise the limit with: " in line for line in limits.hints(met))
+
+
+def test_the_documentation_has_every_option() -> None:
+    """docs/load-testing.md shows the options as they are."""
+    from kqnative.options import markdown_table
+
+    page = (Path(__file__).parent.parent / "docs" / "load-testing.md").read_text()
+    assert markdown_table(OPTIONS, DEFAULTS) in page
