@@ -1123,7 +1123,5 @@ def test_limits_that_a_run_met_have_a_line_each(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_documentation_has_every_option() -> None:
     """docs/load-testing.md shows the options as they are."""
-    from kqnative.options import markdown_table
-
     page = (Path(__file__).parent.parent / "docs" / "load-testing.md").read_text()
-    assert markdown_table(OPTIONS, DEFAULTS) in page
+    assert options.markdown_table(plan.OPTIONS, plan.DEFAULTS) in page
