@@ -554,7 +554,9 @@ def test_a_server_that_catches_up_is_not_blamed_on_the_tester() -> None:
     with ScriptedServer(stalling(0.3, 0.5)) as server:
         result = load(server.target, rate=4_000, connections=4, depth=64, duration=2, warmup=0, timeout=20)
     assert errors_of(result) == {}
-    assert result.unsent > 0
+    p90_us = result.latency_us["p90"]
+    assert p90_us is not None
+    assert p90_us > 100_000
     assert result.invalid_because is None or "did not send" not in result.invalid_because
     assert result.late["share"] is not None
     assert result.late["share"] < 0.1  # noise of the machine, and not the catching up

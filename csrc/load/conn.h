@@ -67,22 +67,13 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn);
 /* An event of its socket. */
 void kqn_load_conn_on_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event);
 
-/* How many messages it may send now. */
-uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn);
-
-/* Sends up to so many messages, which there is room for, in one write; returns how many. In an open loop they are the
- * next of the schedule, which moves on; in a closed loop they are meant to go now. */
-uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count);
+/* The connection has failed, or could not be had: counts what that cost, and opens it again later. */
+void kqn_load_conn_lose(struct kqn_driver *driver, struct kqn_load_conn *conn, enum kqn_load_error kind, int error);
+void kqn_load_conn_lose_by_errno(struct kqn_driver *driver, struct kqn_load_conn *conn, int error);
 
 /* The connection has had all the answers that it is to have: opens it anew, unless the run sends no more. False: it has
  * not. */
 bool kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn);
-
-/* In a closed loop: sends all that there is room for. */
-void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn);
-
-/* Puts it among those that are ready, if it has room. */
-void kqn_load_conn_offer(struct kqn_driver *driver, struct kqn_load_conn *conn);
 
 /* Step 4: looks at its deadline. */
 void kqn_load_conn_check(struct kqn_driver *driver, struct kqn_load_conn *conn);

@@ -6,6 +6,7 @@
 #include "core/sys.h"
 #include "load/conn.h"
 #include "load/load.h"
+#include "load/send.h"
 
 static const int64_t stop_patience_ns = 1000000000; /* for what is in flight when a run is stopped */
 
@@ -462,8 +463,8 @@ static int64_t next_turn_ns(struct kqn_driver *driver)
 
 static int turn(struct kqn_driver *driver)
 {
-    if (kqn_driver_is_open_loop(
-            driver)) /* a closed loop's next deadline is that of a tick, and can wait for the rest */
+    /* The clock is as old as the last event: a closed loop has no deadline that is so near. */
+    if (kqn_driver_is_open_loop(driver))
         kqn_loop_read_clock(&driver->loop);
     int64_t due_ns = next_turn_ns(driver);
     int64_t wait_ns = due_ns - driver->loop.now_ns;

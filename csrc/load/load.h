@@ -39,6 +39,12 @@ struct kqn_load {
     uint64_t intervals_taken; /* the reader's */
 };
 
+/* The number that a message's text shows: each of the run's messages has its own. */
+static inline uint64_t kqn_load_number_shown(const struct kqn_driver *driver, uint64_t number)
+{
+    return number * (uint64_t)driver->load->driver_count + (uint64_t)driver->index;
+}
+
 /* A loop is done with this phase. */
 void kqn_load_pass(struct kqn_load *load, enum kqn_load_phase phase, int64_t now_ns);
 
