@@ -48,8 +48,9 @@ static size_t skip_lines(struct kqn_answer_place *place, const uint8_t *bytes, s
     while (skipped < max && at < end && (lf = memchr(at, '\n', (size_t)(end - at)))) {
         at = lf + 1;
         skipped++;
-        *place = (struct kqn_answer_place){0};
     }
+    if (skipped > 0)
+        *place = (struct kqn_answer_place){0};
     if (skipped < max) {
         place->seen += (size_t)(end - at);
         at = end;
