@@ -11,7 +11,7 @@
 
 enum kqn_limit {
     KQN_DESCRIPTOR_RESERVE = 32,  /* descriptors of a process that no connection may take */
-    KQN_ERRNO_KINDS = 16,         /* different errnos of accept() that are counted apart; the rest share the last */
+    KQN_ERRNO_KINDS = 16,         /* different errnos that are counted apart; the rest share the last */
     KQN_RECORD_TEXT_MAX = 200,    /* bytes of a message that a journal record shows */
     KQN_JOURNAL_RECORDS = 256,    /* records that a loop's journal holds */
     KQN_PEER_TEXT_MAX = 64,       /* bytes of an address as text, with its final 0 */
@@ -224,7 +224,6 @@ struct kqn_load_totals { /* of a run that has ended, over all its loops */
     uint64_t late; /* messages sent over 1 ms late by the tester's own fault */
     int64_t late_max_ns;
     double busiest_share;   /* of a core, that the busiest loop used while measuring */
-    int failed;             /* errno: of a loop that could not go on; 0: none */
     bool measured;          /* the measured time began */
     bool had_no_connection; /* the run ended because none was open for connect_timeout_ns */
     int example_count;

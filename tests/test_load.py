@@ -539,14 +539,8 @@ def test_a_paused_server_shows_its_pause(serve: Serve) -> None:
     maximum_us = result.latency_us["max"]
     assert maximum_us is not None
     assert maximum_us >= 900_000
-    slow = sum(count for end_us, count in _buckets(result) if end_us > 100_000)
+    slow = sum(count for end_us, count in result.latency.buckets() if end_us > 100_000)
     assert 0.2 <= slow / result.messages <= 0.5  # 0.9 of 4 s, less what noise took, and the catching up
-
-
-def _buckets(result: LoadResult) -> list[tuple[float, int]]:
-    from kqnative.load import report
-
-    return list(report._buckets(result.latency))
 
 
 def test_a_server_that_catches_up_is_not_blamed_on_the_tester() -> None:

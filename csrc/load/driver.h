@@ -54,7 +54,7 @@ struct kqn_driver {
     bool was_blocked;    /* when messages were sent last, they waited for a connection with room */
     int64_t room_ns;     /* since when there is room, after was_blocked */
     int64_t blocked_ns;  /* when messages last had to wait for room */
-    int64_t turn_due_ns; /* when this turn would have begun, had the loop not overslept */
+    int64_t turn_due_ns; /* when this turn should have begun, if the loop overslept; else INT64_MAX */
     int64_t last_end_ns; /* when a message was last answered or failed */
     int64_t sweep_ns;    /* what was looked at until then */
     uint32_t sweep_cursor;

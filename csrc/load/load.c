@@ -161,11 +161,8 @@ int kqn_load_run(struct kqn_load *load, int loop_index)
     if (loop_index < 0 || loop_index >= load->driver_count)
         return -EINVAL;
     int rc = kqn_driver_run(&load->drivers[loop_index]);
-    if (rc < 0) {
-        int none = 0;
-        atomic_compare_exchange_strong(&load->failed, &none, -rc);
+    if (rc < 0)
         kqn_load_give_up(load);
-    }
     return rc;
 }
 
@@ -222,7 +219,6 @@ int kqn_load_result(struct kqn_load *load, struct kqn_load_totals *out, struct k
         return -ECHILD;
     memset(out, 0, sizeof(*out));
     out->had_no_connection = atomic_load(&load->had_no_connection);
-    out->failed = atomic_load(&load->failed);
     for (int i = 0; i < load->driver_count; i++) {
         const struct kqn_tally *tally = &load->drivers[i].tally;
         kqn_tally_add(tally, out);

@@ -35,7 +35,6 @@ struct kqn_load {
     atomic_bool stop_asked;
     atomic_bool gave_up; /* no connection, or a loop failed: the run ends at once */
     atomic_bool had_no_connection;
-    atomic_int failed;        /* errno of the first loop that did */
     uint64_t intervals_taken; /* the reader's */
 };
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,13 @@ class Histogram:
         """How many fell into each bucket; valid while this object is."""
         return memoryview(ffi.buffer(self.raw.counts)).cast("B").cast("Q")
 
+    def buckets(self) -> Iterator[tuple[float, int]]:
+        """(greatest duration in microseconds, how many) of each bucket that is not empty; csrc/load/histogram.h."""
+        for index, count in enumerate(self.counts()):
+            if count:
+                shift = max(0, (index >> 10) - 1)
+                yield (((index - (shift << 10) + 1) << shift) - 1) / NS_PER_US, count
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -110,6 +117,7 @@ class Handle:
         del kept  # the texts that settings point to
         raise_for(rc)
         self._load = ffi.gc(out[0], lib.kqn_load_close)
+        self._spare = Histogram()  # for the next interval: there is none yet most of the times that somebody asks
 
     def run(self, loop_index: int) -> None:
         """Runs one loop in this thread to the end. Raises OSError: it failed, and the run with it."""
@@ -129,11 +137,12 @@ class Handle:
         """The intervals that have been completed since the last call."""
         raw = ffi.new("struct kqn_load_interval *")
         while True:
-            latency = Histogram()
+            latency = self._spare
             rc = lib.kqn_load_take_interval(self._load, raw, latency.raw)
             if rc in (0, -errno.ENOENT):
                 return
             raise_for(rc)
+            self._spare = Histogram()
             yield RawInterval(raw.index, raw.length_ns / 1e9, raw.messages, raw.sent, raw.errors, latency)
 
     def outcome(self) -> Outcome:

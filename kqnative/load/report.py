@@ -152,20 +152,12 @@ def bins(histogram: Histogram, rows: int) -> list[tuple[float, int]]:
     ends = [low * factor ** (i + 1) for i in range(rows)]
     counts = [0] * (rows + 1)
     row = 0
-    for upper_us, count in _buckets(histogram):
+    for upper_us, count in histogram.buckets():
         while row < rows and upper_us > ends[row] * 1.001:
             row += 1
         counts[row] += count
     beyond = [(histogram.max_us or high, counts[rows])] if counts[rows] else []
     return [*zip(ends, counts, strict=False), *beyond]
-
-
-def _buckets(histogram: Histogram) -> Iterator[tuple[float, int]]:
-    """(upper end in microseconds, how many) of the buckets that are not empty."""
-    for index, count in enumerate(histogram.counts()):
-        if count:
-            shift = max(0, (index >> 10) - 1)
-            yield (((index - (shift << 10) + 1) << shift) - 1) / 1_000, count
 
 
 def _histogram(result: LoadResult, *, unicode: bool) -> "Table":
@@ -213,8 +205,8 @@ def _remarks(result: LoadResult) -> Iterator[tuple[str, str]]:
         yield f"The tester is the limit at {result.probes[-1].rate:,.0f} messages/s; the server may do more.", "yellow"
     if result.unsent:
         yield (
-            f"{result.unsent:,} messages were due in the measured time and not sent by its end, as they waited for a"
-            " connection: the high percentiles are lower bounds.",
+            f"{result.unsent:,} messages were due in the measured time and not sent by its end: the high percentiles"
+            " are lower bounds.",
             "yellow",
         )
     if result.cpu_share is not None and result.cpu_share > BUSY_SHARE and result.messages:

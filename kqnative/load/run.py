@@ -21,7 +21,6 @@ class Run:
 
     def __init__(self, plan: LoadPlan, *, percentiles: tuple[float, ...] = PERCENTILES) -> None:
         self.plan = plan
-        self.target = plan.target  # how a report calls it; with the address, once that is known
         self._percentiles = percentiles
         self._handle: Handle | None = None
         self._is_stopped = False
@@ -47,7 +46,7 @@ class Run:
             return _unreached(error, known)
         except limits.LimitError as error:
             return LoadResult(**known, ended_because=str(error))
-        self.target = known["target"] = endpoint.name
+        known["target"] = endpoint.name
         try:
             self._handle = handle = Handle(self.plan, endpoint)
         except OSError as error:
