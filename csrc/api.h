@@ -67,14 +67,25 @@ enum kqn_step { /* where kqn_server_open() failed */
     KQN_STEP_POLLER,
 };
 
+struct kqn_network {     /* some addresses that may talk to a server, or may not */
+    uint8_t address[16]; /* IPv6, or IPv4 mapped into it; what lies behind the prefix does not matter */
+    int prefix_bits;     /* 0 to 128; IPv4: 96 more than it is written with */
+    bool allowed;
+};
+
 struct kqn_settings {     /* what one server does; copied by kqn_server_open() */
     const char *host;     /* a numeric address; not used with uds_path */
     const char *uds_path; /* NULL: TCP */
     const char *reply;    /* a template; NULL: a hook answers */
     size_t reply_len;
-    size_t read_size;        /* bytes that one read may return */
-    size_t max_message;      /* bytes that a line or u32 message may have */
-    int64_t idle_timeout_ns; /* 0: never */
+    const struct kqn_network *networks;
+    int network_count;
+    size_t read_size;           /* bytes that one read may return */
+    size_t max_message;         /* bytes that a line or u32 message may have */
+    size_t max_buffered;        /* bytes that all connections may hold in buffers; each loop has an equal share */
+    int64_t idle_timeout_ns;    /* 0: never, as with the next two */
+    int64_t message_timeout_ns; /* for a message that has begun */
+    int64_t write_timeout_ns;   /* since the peer took the last byte of what it is owed */
     enum kqn_poller_kind poller;
     enum kqn_framing_kind framing;
     int port; /* 0: the kernel chooses */
@@ -263,6 +274,9 @@ const char *kqn_build_target(void);
 /* Raises the soft limit of descriptors towards wanted (0: as far as it goes) and never lowers it; returns the limit
  * in force. */
 int64_t kqn_descriptors_raise(int64_t wanted);
+
+/* Clients that the system lets a listener's queue hold at most; -errno: that can't be read here. */
+int64_t kqn_backlog_limit(void);
 
 /* 0, or -EINVAL with the index of the offending byte in *error_at, or -ENOMEM. */
 int kqn_template_check(enum kqn_template_use use, const char *text, size_t len, size_t *error_at);

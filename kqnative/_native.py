@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from kqnative import address, journal
+from kqnative import address, journal, networks
 from kqnative.config import Config
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.options import shown
@@ -94,6 +94,12 @@ def raise_descriptor_limit(wanted: int) -> int:
     return lib.kqn_descriptors_raise(wanted)
 
 
+def backlog_limit() -> int | None:
+    """How many clients the system lets a listener's queue hold; None: it does not say."""
+    limit = lib.kqn_backlog_limit()
+    return limit if limit >= 0 else None
+
+
 class Handle:
     """One open server of the C core. It is freed when nobody refers to it any more, as a running loop does.
 
@@ -109,7 +115,7 @@ class Handle:
             settings.reply, settings.reply_len = ffi.NULL, 0
         out, step = ffi.new("struct kqn_server **"), ffi.new("enum kqn_step *")
         rc = lib.kqn_server_open(out, settings, step)
-        del kept  # the texts that settings point to
+        del kept  # what settings point to
         if rc < 0:
             raise address.listen_error(-rc, _STEPS[step[0]], config.uds or (host, config.port))
         self._server = ffi.gc(out[0], lib.kqn_server_close)
@@ -157,23 +163,29 @@ class Handle:
 
 
 def _settings(config: Config, host: str) -> tuple[Any, list[Any]]:
-    """The struct, and the texts that live only as long as somebody keeps them."""
+    """The struct, and what it points to, which lives only as long as somebody keeps it."""
     settings = ffi.new("struct kqn_settings *")
     reply = config.reply.encode()
     texts = [ffi.new("char[]", text) for text in (host.encode(), os.fsencode(config.uds or ""), reply)]
+    known = networks.of(config.allow, config.deny)
+    listed = ffi.new("struct kqn_network[]", known)
     settings.host = texts[0]
     settings.uds_path = texts[1] if config.uds else ffi.NULL
     settings.reply, settings.reply_len = texts[2], len(reply)
+    settings.networks, settings.network_count = listed, len(known)
     settings.read_size = config.read_size
     settings.max_message = config.max_message
+    settings.max_buffered = config.max_buffered
     settings.idle_timeout_ns = ns(config.idle_timeout)
+    settings.message_timeout_ns = ns(config.message_timeout)
+    settings.write_timeout_ns = ns(config.write_timeout)
     settings.poller = POLLERS[config.poller]
     settings.framing = FRAMINGS[config.framing]
     settings.port = config.port
     settings.backlog = config.backlog
     settings.batch = config.batch
     settings.loops = config.loops
-    return settings, texts
+    return settings, [*texts, listed]
 
 
 def _record(raw: Any) -> journal.Record:

@@ -15,6 +15,8 @@ GROUPS = ("address", "messages", "limits", "logging", "advanced")
 RIVALS = (
     ("uds", "host"),
     ("uds", "port"),
+    ("uds", "allow"),
+    ("uds", "deny"),
     ("hook", "reply"),
     ("hook_batch", "reply"),
     ("hook", "hook_batch"),
@@ -40,6 +42,17 @@ class Config:
         metavar="PATH",
     )
     backlog: int = option(1_024, COUNT, "address", "clients that may wait to be accepted", low=1, high=65_535)
+    allow: str | None = option(
+        None,
+        TEXT,
+        "address",
+        "networks that may connect, like 10.0.0.0/8,::1; the most specific of all that are allowed or denied decides",
+        metavar="NETWORKS",
+        none="all, or all that are not denied",
+    )
+    deny: str | None = option(
+        None, TEXT, "address", "networks that may not connect", metavar="NETWORKS", none="none, or all not allowed"
+    )
 
     framing: Literal["stream", "line", "u32"] = option(
         "stream",
@@ -97,6 +110,36 @@ class Config:
         high=LONGEST_S,
         zero="never",
     )
+    message_timeout: float = option(
+        30.0,
+        DURATION,
+        "limits",
+        "clients that do not finish a message so long after its first byte are closed (line, u32)",
+        unit="seconds",
+        low=0.001,
+        high=LONGEST_S,
+        zero="never",
+    )
+    write_timeout: float = option(
+        30.0,
+        DURATION,
+        "limits",
+        "clients that take no byte of their answers for so long are closed",
+        unit="seconds",
+        low=0.001,
+        high=LONGEST_S,
+        zero="never",
+    )
+    max_buffered: int = option(
+        256 << 20,
+        SIZE,
+        "limits",
+        "memory for unfinished messages and answers not taken, shared equally by the loops; beyond it those that hold"
+        " the most are closed",
+        unit="bytes",
+        low=1 << 20,
+        high=1 << 44,
+    )
     grace: float = option(
         10.0,
         DURATION,
@@ -138,6 +181,10 @@ class Config:
         for name, rival in RIVALS:
             if getattr(self, name) != DEFAULTS[name] and getattr(self, rival) != DEFAULTS[rival]:
                 raise ConfigError(f"{name} and {rival} cannot both act: leave one of them out")
+        if self.allow is not None or self.deny is not None:
+            from kqnative import networks
+
+            networks.of(self.allow, self.deny)
         _check_with_core(self)
 
 

@@ -1,18 +1,20 @@
 """What this system lets one process have, and what raises it here."""
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 
-# For each system: the names of its setting for a listener's queue and for the ends of the range of local ports (as
-# sysctl calls them, or as files), and what to do to have more.
+from kqnative.config import DESCRIPTOR_RESERVE, MOST_CONNECTIONS, Config
+
+# For each system: the name of its setting for a listener's queue, the names of those for the ends of the range of local
+# ports (as sysctl calls them, or as files), and what to do to have more.
 _BACKLOGS = {
     "linux": ("/proc/sys/net/core/somaxconn", "sysctl -w net.core.somaxconn=1024"),
     "darwin": ("kern.ipc.somaxconn", "sudo sysctl kern.ipc.somaxconn=1024"),
     "freebsd": ("kern.ipc.soacceptqueue", "sysctl kern.ipc.soacceptqueue=1024"),
     "openbsd": ("kern.somaxconn", "sysctl kern.somaxconn=1024"),
     "netbsd": ("kern.somaxconn", "sysctl -w kern.somaxconn=1024"),
+    "dragonfly": ("kern.ipc.somaxconn", "sysctl kern.ipc.somaxconn=1024"),
 }
 _PORTS = {
     "linux": (("/proc/sys/net/ipv4/ip_local_port_range",), "sysctl -w net.ipv4.ip_local_port_range='1024 65535'"),
@@ -38,10 +40,24 @@ class Limit:
     command: str
 
 
+def connections(config: Config) -> tuple[int, int]:
+    """The limit of descriptors in force once raised, and how many clients may be served at a time."""
+    from kqnative import _native
+
+    asked = config.max_connections
+    limit = _native.raise_descriptor_limit(asked + DESCRIPTOR_RESERVE if asked else 0)
+    room = min(max(1, limit - DESCRIPTOR_RESERVE), MOST_CONNECTIONS)
+    if config.poller == "select":
+        room = min(room, _native.select_limit() - DESCRIPTOR_RESERVE)
+    return limit, room if asked is None else min(asked, room)
+
+
 def backlog() -> Limit:
     """How many clients a listener's queue may hold."""
+    from kqnative import _native
+
     name, command = _BACKLOGS.get(_system(), ("somaxconn", "your system's sysctl"))
-    return Limit(next(iter(_numbers((name,))), None), name, command)
+    return Limit(_native.backlog_limit(), name, command)
 
 
 def local_ports() -> Limit:
@@ -69,6 +85,8 @@ def _system() -> str:
 
 def _numbers(names: tuple[str, ...]) -> list[int]:
     """The numbers that these settings hold; nothing if one can't be read."""
+    import subprocess
+
     try:
         return [int(word) for name in names for word in _read(name).split()]
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -79,6 +97,8 @@ def _read(name: str) -> str:
     if name.startswith("/"):
         with open(name, encoding="ascii") as file:
             return file.read()
+    import subprocess
+
     # Some systems keep it where a user's path does not look.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/sbin", "/usr/sbin"))
     command = ["sysctl", "-n", name]

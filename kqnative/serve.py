@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from kqnative import cli, config, logs, sources, values
+from kqnative import cli, config, limits, logs, memory, sources, values
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.options import add_to_parser
 from kqnative.server import LINGER_S, Server
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> int:
     try:
         loaded = sources.load(given, os.environ, path)
         if only_prints:
-            return cli.say(sources.to_toml(loaded))
+            most = limits.connections(loaded.config)[1]
+            return cli.say(sources.to_toml(loaded) + memory.comments(loaded.config, most))
         is_debug = loaded.config.log_level == "debug"
         logs.configure(loaded.config.log_level, loaded.config.log_format)
         return _Service(Server(loaded.config)).run()

@@ -11,8 +11,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kqnative import address, hook, logs, values
-from kqnative.config import DEFAULTS, DESCRIPTOR_RESERVE, MOST_CONNECTIONS, Config, check
+from kqnative import address, hook, limits, logs, values
+from kqnative.config import DEFAULTS, DESCRIPTOR_RESERVE, Config, check
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.journal import Lines
 from kqnative.stats import Stats
@@ -167,6 +167,7 @@ class Server:
                 raise RuntimeError("a Server can be started once")
             self._open()
         logs.say(logs.SERVER, logging.INFO, "started", f"Server started on {_shown(self.address)}")
+        self._say_what_to_know()  # no loop runs yet: it can't stand between the lines of a client
         self._start_threads(in_background)
         atexit.register(self._stop_at_exit)
 
@@ -193,7 +194,8 @@ class Server:
     def _open(self) -> None:
         from kqnative import _native
 
-        self._descriptor_limit, max_connections = _connection_limit(self.config)
+        self._descriptor_limit, max_connections = limits.connections(self.config)
+        _say_if_lowered(self.config.max_connections, max_connections, self._descriptor_limit)
         self._handle = _native.Handle(
             self.config,
             max_connections=max_connections,
@@ -203,8 +205,17 @@ class Server:
         )
         self._pid = os.getpid()
         self._address = self.config.uds or self._handle.address()
-        if self._address[0] == "::" and sys.platform.startswith("openbsd"):
-            logs.say(logs.SERVER, logging.INFO, "limit", "OpenBSD: this address takes IPv6 clients alone")
+
+    def _say_what_to_know(self) -> None:
+        host = self.address[0] if isinstance(self.address, tuple) else ""
+        if host == "::" and sys.platform.startswith("openbsd"):
+            _say_info("limit", "OpenBSD: this address takes IPv6 clients alone")
+        if host in ("0.0.0.0", "::"):
+            _say_info("open_to_all", "It listens on all addresses: --host 127.0.0.1 is for this machine alone")
+        queue = limits.backlog()
+        if queue.value is not None and queue.value < self.config.backlog:
+            cut = f"The system cuts backlog from {self.config.backlog} to {queue.value} ({queue.name})"
+            _say_info("limit", f"{cut}; for more: {queue.command}")
 
     def _start_threads(self, in_background: bool) -> None:
         """Loop 0, which accepts, comes last: no client meets a loop that is not there yet."""
@@ -329,26 +340,21 @@ def _functions(
     return one, many
 
 
-def _connection_limit(config: Config) -> tuple[int, int]:
-    """The descriptor limit in force once raised, and how many clients it leaves room for."""
-    from kqnative import _native
-
-    asked = config.max_connections
-    limit = _native.raise_descriptor_limit(asked + DESCRIPTOR_RESERVE if asked else 0)
-    room = min(max(1, limit - DESCRIPTOR_RESERVE), MOST_CONNECTIONS)
-    if config.poller == "select":
-        room = min(room, _native.select_limit() - DESCRIPTOR_RESERVE)
-    if asked is not None and asked > room:
+def _say_if_lowered(asked: int | None, granted: int, descriptor_limit: int) -> None:
+    if asked is not None and asked > granted:
         message = (
-            f"max_connections is lowered from {asked} to {room}: this process may have {limit} descriptors"
-            f" (RLIMIT_NOFILE); raise that with: ulimit -n {asked + DESCRIPTOR_RESERVE}"
+            f"max_connections is lowered from {asked} to {granted}: this process may have {descriptor_limit}"
+            f" descriptors (RLIMIT_NOFILE); raise that with: ulimit -n {asked + DESCRIPTOR_RESERVE}"
         )
         logs.say(logs.SERVER, logging.WARNING, "limit", message)
-    return limit, room if asked is None else min(asked, room)
 
 
 def _shown(bound: tuple[str, int] | str) -> str:
     return logs.printable(address.text(bound))
+
+
+def _say_info(event: str, message: str) -> None:
+    logs.say(logs.SERVER, logging.INFO, event, message)
 
 
 def _say_hook_error(text: str) -> None:

@@ -22,6 +22,7 @@ from kqnative.stats import REASONS
 
 PATIENCE_S = 10.0  # for what must come
 POLLERS = ["epoll", "poll", "select"] if sys.platform == "linux" else ["kqueue"]
+SHORT_QUEUE = ("--backlog", "16")  # no system cuts it, and says so; for those who look at every line
 REQUIRE_TOOLS = bool(os.environ.get("KQNATIVE_REQUIRE_TOOLS"))
 
 # A busy machine takes its time, and that proves nothing.

@@ -8,7 +8,7 @@ import pytest
 from conftest import POLLERS
 from test_cli import ROOT, run
 
-from kqnative import doctor, limits
+from kqnative import _native, doctor, limits
 from kqnative.doctor import FAIL, OK, WARN, Check
 from kqnative.errors import KqnativeError
 
@@ -108,6 +108,7 @@ def test_each_system_has_its_commands(system: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(limits, "_read", no_sysctl)
+    monkeypatch.setattr(_native, "backlog_limit", lambda: None)
     for limit in (limits.backlog(), limits.local_ports()):
         assert limit.value is None
         assert "sysctl" in limit.command

@@ -1,14 +1,17 @@
 """Limits: connections, descriptors, idle clients, log lines."""
 
+import fcntl
 import json
 import resource
 import socket
 import sys
+import termios
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Serve, read_exactly, read_to_end, wait_until
+from conftest import SHORT_QUEUE, Serve, read_exactly, read_to_end, wait_until
 
 from kqnative import Server
 
@@ -101,6 +104,89 @@ def test_idle_clients_are_closed(serve: Serve, poller: str) -> None:
         server.wait_for("disconnected: idle for 600 ms")
 
 
+@pytest.mark.parametrize("framing", ["line", "u32"])
+def test_a_message_must_end_in_time(framing: str, serve: Serve, poller: str) -> None:
+    """One byte now and then keeps nobody alive: the time counts from a message's first byte, anew for each message."""
+    server = serve("--framing", framing, "--message-timeout", "600ms", "--poller", poller)
+    message = b"hi\n" if framing == "line" else b"\0\0\0\2hi"
+    with server.connect() as dripping, server.connect() as finishing, server.connect() as quiet:
+        begun = time.monotonic()
+        dripping.settimeout(0.05)
+        ended = False
+        while not ended:
+            finishing.sendall(message + message[:1])  # an unfinished one, and soon its end
+            assert time.monotonic() - begun < 5
+            try:
+                dripping.sendall(b"\0" if framing == "u32" and time.monotonic() - begun < 0.15 else b"x")
+                ended = dripping.recv(1) == b""
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                ended = True
+            finishing.sendall(message[1:])
+            read_exactly(finishing, 2 * (8 + len(message)))
+        assert 0.6 <= time.monotonic() - begun < 1.6
+        server.wait_for("disconnected: message not finished within 600 ms")
+        quiet.sendall(message)
+        assert len(read_exactly(quiet, 8 + len(message))) == 8 + len(message)
+    server.finish()
+    assert server.closed("message_timeout") == 1
+
+
+def test_answers_must_be_taken_in_time(serve: Serve, poller: str) -> None:
+    """Who takes no byte of its answers is closed; who takes some now and then is not, and gets all of them."""
+    server = serve("--framing", "line", "--write-timeout", "800ms", "--poller", poller, "--log-rate", "1000")
+    with server.connect() as stuck, server.connect() as slow:
+        fill(stuck)
+        sender = threading.Thread(target=slow.sendall, args=((b"y" * 1000 + b"\n") * 16_000,))
+        sender.start()
+        begun = time.monotonic()
+        received = 0
+        while time.monotonic() - begun < 2.5:
+            received += len(slow.recv(50_000))
+            time.sleep(0.05)
+        server.wait_for("disconnected: took none of its answers for 800 ms")
+        received += len(read_exactly(slow, 16_000 * 1009 - received))
+        assert received == 16_000 * 1009
+        sender.join()
+    server.finish()
+    assert server.closed("write_timeout") == 1
+
+
+def test_the_largest_holder_ends_when_memory_for_buffers_does(serve: Serve, poller: str) -> None:
+    """Up to the last byte of it nobody is closed; then the one that holds the most is, and the others go on."""
+    server = serve("--framing", "line", "--max-buffered", "1M", "--poller", poller, "--log-rate", "1000")
+    with server.connect() as large:
+        large.sendall(b"x" * 50_000)  # a block of 64 KiB; each of the others has one of 4 KiB
+        small = [server.connect() for _ in range(240)]
+        for client in small:
+            client.sendall(b"y" * 3_000)
+        wait_until(lambda: all(unsent(client) == 0 for client in [large, *small]), "all is taken")
+        with server.connect() as asking:
+            ask_line(asking)  # and read
+            large.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                large.recv(1)
+            asking.sendall(b"z")
+            server.wait_for("disconnected: held the most of the memory for buffers, 1 MiB")
+            asking.sendall(b"\n")
+            assert read_exactly(asking, 10) == b"system: z\n"
+        for client in small:
+            client.sendall(b"\n")
+            assert len(read_exactly(client, 3_009)) == 3_009
+            client.close()
+    server.finish()
+    assert server.closed("buffered") == 1
+
+
+def unsent(client: socket.socket) -> int:
+    """Bytes that the other side has not taken in yet, where that can be asked for."""
+    if sys.platform != "linux":
+        return 0
+    answer = fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
 def test_an_idle_timeout_of_0_is_never(serve: Serve) -> None:
     """With 0 a quiet client stays, and the loop does not wake for it."""
     server = serve("--idle-timeout", "0")
@@ -157,7 +243,7 @@ def test_client_lines_are_limited(loops: int, serve: Serve) -> None:
 
 def test_log_rate_0_is_silence(serve: Serve) -> None:
     """No client line, and none about those left out."""
-    server = serve("--log-rate", "0")
+    server = serve("--log-rate", "0", *SHORT_QUEUE)
     server.exchange(b"x")
     server.finish()
     assert [line.split()[1] for line in server.lines] == ["started", "stopped:"]
@@ -165,7 +251,7 @@ def test_log_rate_0_is_silence(serve: Serve) -> None:
 
 def test_json_lines(serve: Serve) -> None:
     """Every line is an object with its event, and the last one holds every counter."""
-    server = serve("--log-format", "json")
+    server = serve("--log-format", "json", *SHORT_QUEUE)
     with server.connect() as client:
         peer = f"127.0.0.1:{client.getsockname()[1]}"
         ask(client)

@@ -5,7 +5,7 @@ import subprocess
 import threading
 
 import pytest
-from conftest import (
+from conftest import SHORT_QUEUE, (
     PATIENCE_S,
     Serve,
     exchange,
@@ -22,7 +22,7 @@ MIB = 1 << 20
 @pytest.mark.tool("nc")
 def test_the_first_conversation(serve: Serve) -> None:
     """`nc` gets its answer, and the log tells it in four lines with one descriptor."""
-    server = serve()
+    server = serve(*SHORT_QUEUE)
     client = subprocess.Popen(["nc", "localhost", str(server.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert client.stdin
     assert client.stdout

@@ -295,7 +295,7 @@ def test_the_grace_begins_with_the_signal(serve: Serve, options: Callable[[str],
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("clients", [1, 150])
+@pytest.mark.parametrize("clients", [1, 100])
 def test_a_client_in_the_backlog_is_answered(
     clients: int, serve: Serve, options: Callable[[str], list[str]], poller: str
 ) -> None:

@@ -36,11 +36,14 @@ void kqn_pool_reset(struct kqn_pool *pool)
     pool->kept_bytes = 0;
 }
 
-struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity)
+/* 0, -ENOMEM or -ENOBUFS. */
+static int take(struct kqn_pool *pool, struct kqn_buffer **out, size_t min_capacity)
 {
     if (min_capacity > max_block_bytes - sizeof(struct kqn_buffer))
-        return NULL;
+        return -ENOMEM;
     size_t bytes = block_bytes(min_capacity);
+    if (pool->limit_bytes > 0 && pool->taken_bytes + bytes > pool->limit_bytes)
+        return -ENOBUFS;
     unsigned index = size_index(bytes);
     struct kqn_buffer *buffer = index < KQN_POOL_SIZES ? pool->kept[index] : NULL;
     if (buffer) {
@@ -49,9 +52,18 @@ struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity)
     } else {
         buffer = kqn_sys_alloc(bytes);
         if (!buffer)
-            return NULL;
+            return -ENOMEM;
     }
     *buffer = (struct kqn_buffer){.capacity = (uint32_t)(bytes - sizeof(*buffer))};
+    pool->taken_bytes += bytes;
+    *out = buffer;
+    return 0;
+}
+
+struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity)
+{
+    struct kqn_buffer *buffer = NULL;
+    take(pool, &buffer, min_capacity);
     return buffer;
 }
 
@@ -59,7 +71,8 @@ void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer)
 {
     if (!buffer)
         return;
-    size_t bytes = buffer->capacity + sizeof(*buffer);
+    size_t bytes = kqn_buffer_block_bytes(buffer);
+    pool->taken_bytes -= bytes;
     unsigned index = size_index(bytes);
     if (index == KQN_POOL_SIZES || pool->kept_bytes + bytes > KQN_POOL_KEPT_BYTES) {
         kqn_sys_free(buffer);
@@ -83,9 +96,10 @@ int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **slot, size_t ext
         old->end = (uint32_t)len;
         return 0;
     }
-    struct kqn_buffer *larger = extra > max_block_bytes ? NULL : kqn_pool_take(pool, len + extra);
-    if (!larger)
-        return -ENOMEM;
+    struct kqn_buffer *larger;
+    int rc = extra > max_block_bytes ? -ENOMEM : take(pool, &larger, len + extra);
+    if (rc < 0)
+        return rc;
     if (old) {
         memcpy(larger->bytes, old->bytes + old->begin, len);
         larger->end = (uint32_t)len;

@@ -1,7 +1,8 @@
 /* buffer.h: blocks of bytes that belong to a loop.
  * A connection owns one only while it holds an unfinished message or unwritten bytes. Blocks have a few sizes, each
  * four times the last from 4 KiB to 1 MiB and then twice the last, so what a connection holds costs it at most four
- * times its bytes. A pool keeps some of the blocks given back for the next who asks. */
+ * times its bytes. A pool keeps some of the blocks given back for the next who asks, and may have a limit, which the
+ * blocks that are taken never exceed together. */
 #ifndef KQN_BUFFER_H
 #define KQN_BUFFER_H
 #include <stddef.h>
@@ -26,20 +27,28 @@ struct kqn_buffer {          /* the bytes from begin to end are held, those from
 struct kqn_pool {
     struct kqn_buffer *kept[KQN_POOL_SIZES];
     size_t kept_bytes;
+    size_t taken_bytes; /* of the blocks that somebody holds, their heads included */
+    size_t limit_bytes; /* that taken_bytes never exceeds; 0: there is none */
 };
 
 void kqn_pool_reset(struct kqn_pool *pool); /* frees what is kept */
 
-/* An empty block for at least this many bytes, or NULL without memory. */
+/* An empty block for at least this many bytes, or NULL: no memory, or the limit. */
 struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity);
 void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is allowed */
 
 /* Makes room for at least `extra` bytes behind end, in *buffer or in a larger one in its place (NULL: a new one).
- * 0, or -ENOMEM with nothing changed. */
+ * 0; or with nothing changed -ENOMEM, or -ENOBUFS: the pool's limit. Both blocks count until the bytes have moved. */
 int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra);
 
 /* Appends, with kqn_pool_reserve(). */
 int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len);
+
+/* What it counts for in a pool. */
+static inline size_t kqn_buffer_block_bytes(const struct kqn_buffer *buffer)
+{
+    return buffer ? buffer->capacity + sizeof(*buffer) : 0;
+}
 
 static inline size_t kqn_buffer_len(const struct kqn_buffer *buffer)
 {

@@ -9,16 +9,19 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__APPLE__)
-#include <limits.h>
+#if defined(__linux__)
+#include <stdio.h>
+#include <sys/prctl.h>
+#else
 #include <sys/sysctl.h>
 #endif
-#if defined(__linux__)
-#include <sys/prctl.h>
+#if defined(__APPLE__)
+#include <limits.h>
 #endif
 
 #include "api.h"
@@ -92,13 +95,25 @@ static int make_nonblocking_cloexec(int fd)
 }
 #endif
 
+/* Takes a new descriptor, or a failure with its errno, out of the range of the standard ones. */
+static int above_standard(int fd)
+{
+    if (fd < 0)
+        return -errno;
+    if (fd > STDERR_FILENO)
+        return fd;
+    int moved = result_of(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    close(fd);
+    return moved;
+}
+
 int kqn_sys_socket(int family)
 {
 #if defined(__APPLE__)
-    int fd = socket(family, SOCK_STREAM, 0);
-    return fd < 0 ? -errno : make_nonblocking_cloexec(fd);
+    int fd = above_standard(socket(family, SOCK_STREAM, 0));
+    return fd < 0 ? fd : make_nonblocking_cloexec(fd);
 #else
-    return result_of(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    return above_standard(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 #endif
 }
 
@@ -135,6 +150,32 @@ int kqn_sys_listen(int fd, int backlog)
     return result_of(listen(fd, backlog));
 }
 
+int64_t kqn_sys_backlog_limit(void)
+{
+#if defined(__linux__)
+    long long limit = -ENOENT;
+    FILE *file = fopen("/proc/sys/net/core/somaxconn", "re");
+    if (file && fscanf(file, "%lld", &limit) != 1)
+        limit = -EINVAL;
+    if (file)
+        fclose(file);
+    return limit;
+#else
+    int limit = 0;
+    size_t size = sizeof(limit);
+#if defined(__OpenBSD__) /* names its settings by number */
+    int name[] = {CTL_KERN, KERN_SOMAXCONN};
+    return sysctl(name, 2, &limit, &size, NULL, 0) < 0 ? -errno : limit;
+#elif defined(__NetBSD__)
+    return sysctlbyname("kern.somaxconn", &limit, &size, NULL, 0) < 0 ? -errno : limit;
+#elif defined(__FreeBSD__)
+    return sysctlbyname("kern.ipc.soacceptqueue", &limit, &size, NULL, 0) < 0 ? -errno : limit;
+#else /* macOS, DragonFly */
+    return sysctlbyname("kern.ipc.somaxconn", &limit, &size, NULL, 0) < 0 ? -errno : limit;
+#endif
+#endif
+}
+
 int kqn_sys_connect(int fd, const union kqn_address *address, socklen_t len)
 {
     return result_of(connect(fd, &address->any, len));
@@ -151,15 +192,15 @@ int kqn_sys_accept(int fd, union kqn_address *peer)
     socklen_t len = sizeof(*peer);
     peer->any.sa_family = AF_UNSPEC; /* macOS: a peer that has gone may leave no address at all */
 #if defined(__APPLE__)
-    int accepted = accept(fd, &peer->any, &len);
+    int accepted = above_standard(accept(fd, &peer->any, &len));
     if (accepted < 0)
-        return -errno;
+        return accepted;
     /* Of a connection that has broken already, fcntl() may fail. */
     return make_nonblocking_cloexec(accepted) < 0 ? -ECONNABORTED : accepted;
 #elif defined(__NetBSD__) && __NetBSD_Version__ < 800000000
-    return result_of(paccept(fd, &peer->any, &len, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    return above_standard(paccept(fd, &peer->any, &len, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC));
 #else
-    return result_of(accept4(fd, &peer->any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    return above_standard(accept4(fd, &peer->any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC));
 #endif
 }
 
@@ -217,6 +258,23 @@ int kqn_sys_check_connected(int fd)
     /* A connect to a port of this machine that nobody listens on may be given that very port as its own. */
     bool has_port = own.any.sa_family == AF_INET || own.any.sa_family == AF_INET6;
     return has_port && own_len == peer_len && memcmp(&own, &peer, own_len) == 0 ? -ECONNREFUSED : 0;
+}
+
+ssize_t kqn_sys_unsent(int fd)
+{
+    int bytes = 0;
+#if defined(__APPLE__)
+    socklen_t len = sizeof(bytes);
+    return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &bytes, &len) < 0 ? -errno : bytes;
+#elif defined(__linux__)
+    return ioctl(fd, TIOCOUTQ, &bytes) < 0 ? -errno : bytes;
+#elif defined(FIONWRITE)
+    return ioctl(fd, FIONWRITE, &bytes) < 0 ? -errno : bytes;
+#else
+    (void)fd;
+    (void)bytes;
+    return -ENOTSUP;
+#endif
 }
 
 int kqn_sys_shutdown_write(int fd)

@@ -1,6 +1,7 @@
 /* sys.h: every system call but the poller's, the clocks and the allocator.
  * The seam for tests: a test build links a scripted sys.c in place of the real one. Functions return what the call
- * returns, with -errno for its failures. Sockets are always non-blocking and close-on-exec. */
+ * returns, with -errno for its failures. Sockets are always non-blocking and close-on-exec, and never descriptor 0, 1 or
+ * 2: where a process was started without them, what it prints would go to a client. */
 #ifndef KQN_SYS_H
 #define KQN_SYS_H
 #include <stdbool.h>
@@ -28,6 +29,7 @@ int kqn_sys_socket(int family);
 int kqn_sys_listener_options(int fd, int family);
 int kqn_sys_bind(int fd, const union kqn_address *address, socklen_t len);
 int kqn_sys_listen(int fd, int backlog);
+int64_t kqn_sys_backlog_limit(void);
 int kqn_sys_connect(int fd, const union kqn_address *address, socklen_t len);
 int kqn_sys_local_address(int fd, union kqn_address *out);
 int kqn_sys_accept(int fd, union kqn_address *peer);
@@ -41,6 +43,9 @@ int kqn_sys_bind_source(int fd, const union kqn_address *address, socklen_t len)
 int kqn_sys_socket_error(int fd); /* takes the error from the socket: 0 or -errno */
 /* 0; -ENOTCONN: not yet; -ECONNREFUSED: the socket is connected to itself. */
 int kqn_sys_check_connected(int fd);
+
+/* Bytes that have been written and that the peer has not taken in yet; -errno: that can't be asked for here. */
+ssize_t kqn_sys_unsent(int fd);
 
 int kqn_sys_shutdown_write(int fd);
 int kqn_sys_shutdown_both(int fd);

@@ -6,11 +6,11 @@
 #include "api.h"
 #include "core/sys.h"
 
-int kqn_batch_open(struct kqn_batch *batch, struct kqn_pool *pool)
+int kqn_batch_open(struct kqn_batch *batch)
 {
-    *batch = (struct kqn_batch){.pool = pool};
+    *batch = (struct kqn_batch){0};
     batch->entries = kqn_sys_alloc(KQN_BATCH_MESSAGES * sizeof(*batch->entries));
-    batch->messages = kqn_pool_take(pool, KQN_BATCH_BYTES);
+    batch->messages = kqn_pool_take(&batch->pool, KQN_BATCH_BYTES);
     if (batch->entries && batch->messages)
         return 0;
     kqn_batch_close(batch);
@@ -20,8 +20,8 @@ int kqn_batch_open(struct kqn_batch *batch, struct kqn_pool *pool)
 void kqn_batch_close(struct kqn_batch *batch)
 {
     kqn_sys_free(batch->entries);
-    if (batch->messages)
-        kqn_pool_give(batch->pool, batch->messages);
+    kqn_pool_give(&batch->pool, batch->messages);
+    kqn_pool_reset(&batch->pool);
     *batch = (struct kqn_batch){0};
 }
 
@@ -35,7 +35,7 @@ int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct k
 {
     struct kqn_batch_entry *entry = &batch->entries[batch->count];
     uint32_t at = batch->messages->end;
-    int rc = kqn_pool_append(batch->pool, &batch->messages, frame->message, frame->message_len);
+    int rc = kqn_pool_append(&batch->pool, &batch->messages, frame->message, frame->message_len);
     if (rc < 0)
         return rc;
     *entry = (struct kqn_batch_entry){.conn = conn, .message_at = at, .message_len = (uint32_t)frame->message_len};
@@ -51,7 +51,7 @@ int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, 
         return -EMSGSIZE;
     bool is_large = len >= KQN_BATCH_LARGE_ANSWER;
     size_t at = batch->answers && !is_large ? batch->answers->end : 0;
-    int rc = kqn_pool_append(batch->pool, is_large ? &entry->large : &batch->answers, bytes, len);
+    int rc = kqn_pool_append(&batch->pool, is_large ? &entry->large : &batch->answers, bytes, len);
     if (rc < 0)
         return rc;
     entry->answer_at = at;
@@ -63,16 +63,16 @@ int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, 
 void kqn_batch_clear(struct kqn_batch *batch)
 {
     for (int i = 0; i < batch->count; i++)
-        kqn_pool_give(batch->pool, batch->entries[i].large);
+        kqn_pool_give(&batch->pool, batch->entries[i].large);
     batch->count = 0;
-    kqn_pool_give(batch->pool, batch->answers);
+    kqn_pool_give(&batch->pool, batch->answers);
     batch->answers = NULL;
     batch->messages->end = 0;
     if (batch->messages->capacity <= KQN_BATCH_BYTES)
         return;
-    struct kqn_buffer *usual = kqn_pool_take(batch->pool, KQN_BATCH_BYTES);
+    struct kqn_buffer *usual = kqn_pool_take(&batch->pool, KQN_BATCH_BYTES);
     if (!usual)
         return; /* without memory the large one does as well */
-    kqn_pool_give(batch->pool, batch->messages);
+    kqn_pool_give(&batch->pool, batch->messages);
     batch->messages = usual;
 }

@@ -47,12 +47,12 @@ struct kqn_batch {
     int count;
     struct kqn_buffer *messages;
     struct kqn_buffer *answers; /* NULL until there is one */
-    struct kqn_pool *pool;      /* the loop's */
+    struct kqn_pool pool;       /* its own: what a function returns does not count among what connections hold */
     kqn_answerer *answer;
     void *context;
 };
 
-int kqn_batch_open(struct kqn_batch *batch, struct kqn_pool *pool);
+int kqn_batch_open(struct kqn_batch *batch);
 void kqn_batch_close(struct kqn_batch *batch);
 
 bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/sys.h"
+#include "server/hold.h"
 #include "server/output.h"
 #include "server/reply.h"
 #include "server/server.h"
@@ -117,8 +118,10 @@ static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool a
         return;
     conn->in = NULL;
     size_t scanned = held->mark;
-    held->begin +=
-        (uint32_t)answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
+    size_t used = answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
+    if (used > 0)
+        conn->begun_ms = worker->now_ms;
+    held->begin += (uint32_t)used;
     held->mark = (uint32_t)scanned;
     keep_rest(worker, conn, held);
 }
@@ -138,10 +141,11 @@ static void answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
     size_t used = answer_messages(worker, conn, bytes, len, false, &scanned);
     if (used == len || conn->state > KQN_CONN_DRAINING)
         return;
-    if (kqn_pool_append(&worker->loop.pool, &conn->in, bytes + used, len - used) < 0)
-        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
-    else
-        conn->in->mark = (uint32_t)scanned;
+    if (!kqn_hold_append(worker, conn, &conn->in, bytes + used, len - used))
+        return;
+    conn->in->mark = (uint32_t)scanned;
+    if (used > 0 || held == 0)
+        conn->begun_ms = worker->now_ms;
 }
 
 /* The peer has sent everything: an unfinished line is a message now. */
@@ -155,13 +159,10 @@ static void on_end_of_input(struct kqn_worker *worker, struct kqn_conn *conn)
  * some systems read() says only "the end" of a connection that broke. */
 static bool read_and_answer(struct kqn_worker *worker, struct kqn_conn *conn, int socket_error)
 {
-    struct kqn_pool *pool = &worker->loop.pool;
     size_t held = kqn_buffer_len(conn->in);
     bool in_place = held > KQN_COPIED_PARTIAL_MAX;
-    if (in_place && conn->in->end == conn->in->capacity && kqn_pool_reserve(pool, &conn->in, held) < 0) {
-        kqn_conn_end(worker, conn, KQN_REASON_ERROR);
+    if (in_place && conn->in->end == conn->in->capacity && !kqn_hold_reserve(worker, conn, &conn->in, held))
         return false;
-    }
     size_t room = in_place ? conn->in->capacity - conn->in->end : worker->server->read_size;
     if (room > worker->server->read_size)
         room = worker->server->read_size;
@@ -245,8 +246,10 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
     } else if (event->filter == EVFILT_WRITE) {
         if (conn->out)
             kqn_output_resume(worker, conn);
-        if (kqn_conn_takes_messages(conn))
+        if (kqn_conn_takes_messages(conn)) {
+            conn->begun_ms = worker->now_ms; /* nothing was read meanwhile: that its message waits is our doing */
             answer_held(worker, conn, false);
+        }
     } else if (conn->state == KQN_CONN_OPEN && !conn->out) {
         read_and_answer(worker, conn, socket_error);
     } else if (conn->state == KQN_CONN_LINGERING) {
@@ -258,6 +261,31 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
         kqn_conn_settle(worker, conn);
 }
 
+/* Whether a timeout (0: never) has passed since a stamp, which lies in the future if it was set after the wait. */
+static bool has_passed(const struct kqn_worker *worker, uint32_t timeout_ms, uint32_t since_ms)
+{
+    return timeout_ms > 0 && (int32_t)(worker->waited_ms - since_ms) >= (int32_t)timeout_ms;
+}
+
+/* While the loop stood still, bytes of the message may have come that only the next reads will take: one read is made
+ * before this, and they may be more. */
+static void forgive_lateness(const struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    int32_t age_ms = (int32_t)(worker->waited_ms - conn->begun_ms);
+    if (age_ms > 0)
+        conn->begun_ms += worker->sweep_late_ms < (uint32_t)age_ms ? worker->sweep_late_ms : (uint32_t)age_ms;
+}
+
+/* A kernel lets us write on only when much of its own buffer is free (Linux: a third, over a MiB), so that a slow
+ * reader may go long without a write though it takes byte after byte. */
+static void see_what_peer_took(const struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    int32_t unsent = (int32_t)kqn_sys_unsent(conn->watch.fd);
+    if (unsent >= 0 && unsent < conn->unsent)
+        conn->progress_ms = worker->waited_ms;
+    conn->unsent = unsent;
+}
+
 void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     if (conn->starved) {
@@ -265,13 +293,19 @@ void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn)
         worker->starved--;
         kqn_conn_settle(worker, conn);
     }
-    /* Negative: there was progress after the wait returned. */
-    int32_t elapsed_ms = (int32_t)(worker->waited_ms - conn->progress_ms);
-    int32_t idle_timeout_ms = (int32_t)worker->server->idle_timeout_ms;
+    const struct kqn_server *server = worker->server;
+    forgive_lateness(worker, conn);
+    if (conn->out)
+        see_what_peer_took(worker, conn);
+    bool holds_unfinished = conn->state == KQN_CONN_OPEN && conn->in && !conn->out;
     if (conn->state == KQN_CONN_LINGERING) {
-        if (elapsed_ms >= LINGER_MS)
+        if (has_passed(worker, LINGER_MS, conn->progress_ms))
             kqn_conn_end(worker, conn, conn->reason);
-    } else if (idle_timeout_ms > 0 && elapsed_ms >= idle_timeout_ms) {
+    } else if (conn->out && has_passed(worker, server->write_timeout_ms, conn->progress_ms)) {
+        kqn_conn_end(worker, conn, KQN_REASON_WRITE_TIMEOUT);
+    } else if (holds_unfinished && has_passed(worker, server->message_timeout_ms, conn->begun_ms)) {
+        kqn_conn_end(worker, conn, KQN_REASON_MESSAGE_TIMEOUT);
+    } else if (has_passed(worker, server->idle_timeout_ms, conn->progress_ms)) {
         kqn_conn_end(worker, conn, KQN_REASON_IDLE);
     }
 }

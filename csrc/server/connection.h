@@ -33,11 +33,13 @@ enum kqn_conn_state {
 
 struct kqn_conn {
     struct kqn_watch watch;
-    uint32_t progress_ms;   /* when bytes last moved; LINGERING: when that began */
+    uint32_t progress_ms;   /* when bytes last moved, or waited for the first time; LINGERING: when that began */
+    uint32_t begun_ms;      /* when the unfinished message in `in` began */
     struct kqn_buffer *in;  /* owned while input is unfinished or waits, else NULL; its mark: scanned for an ending */
     struct kqn_buffer *out; /* owned while bytes are unwritten, else NULL; its mark: answers that end in it */
     struct kqn_peer peer;
     uint16_t in_batch; /* its messages that wait for the hook */
+    int32_t unsent;    /* bytes that the kernel held for the peer at the last sweep, while bytes are unwritten */
     bool starved;      /* the kernel had no memory for its bytes; the next sweep tries again */
     uint8_t state;
     uint8_t reason; /* enum kqn_reason, from FINISHING or DRAINING on */

@@ -194,6 +194,18 @@ static bool is_at_limit(struct kqn_server *server)
     return atomic_load(&server->open_connections.value) >= server->max_connections;
 }
 
+static void take(struct kqn_listener *listener, struct kqn_worker *worker, const struct kqn_client *client)
+{
+    struct kqn_server *server = worker->server;
+    worker->stats.accepted++;
+    if (!kqn_networks_allow(&server->networks, &client->peer)) {
+        kqn_worker_deny(worker, client);
+        return;
+    }
+    atomic_fetch_add(&server->open_connections.value, 1);
+    hand_out(listener, worker, client);
+}
+
 /* Accepts one client; false: no more for now. */
 static bool accept_one(struct kqn_listener *listener, struct kqn_worker *worker)
 {
@@ -205,10 +217,7 @@ static bool accept_one(struct kqn_listener *listener, struct kqn_worker *worker)
     union kqn_address address;
     int fd = kqn_sys_accept(listener->watch->fd, &address);
     if (fd >= 0) {
-        worker->stats.accepted++;
-        atomic_fetch_add(&server->open_connections.value, 1);
-        struct kqn_client client = {.fd = fd, .peer = kqn_peer_of(&address)};
-        hand_out(listener, worker, &client);
+        take(listener, worker, &(struct kqn_client){.fd = fd, .peer = kqn_peer_of(&address)});
         return true;
     }
     if (fd == -EAGAIN)

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "core/sys.h"
+#include "server/hold.h"
 
 /* What the kernel took of these bytes; -1: the connection has ended.
  * ENOBUFS and ENOMEM are a kernel short of memory for now, on macOS and the BSDs; the socket stays writable meanwhile, so
@@ -29,10 +30,11 @@ static ssize_t write_some(struct kqn_worker *worker, struct kqn_conn *conn, cons
 
 static bool keep(struct kqn_worker *worker, struct kqn_conn *conn, const void *bytes, size_t len)
 {
-    if (kqn_pool_append(&worker->loop.pool, &conn->out, bytes, len) == 0)
-        return true;
-    kqn_conn_end(worker, conn, KQN_REASON_ERROR);
-    return false;
+    if (!conn->out) {
+        conn->progress_ms = worker->now_ms; /* a hook may have taken long before this */
+        conn->unsent = 0;
+    }
+    return kqn_hold_append(worker, conn, &conn->out, bytes, len);
 }
 
 void kqn_output_send(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,

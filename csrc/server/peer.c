@@ -23,14 +23,14 @@ struct kqn_peer kqn_peer_of(const union kqn_address *address)
     return peer;
 }
 
-static bool is_v4(const struct kqn_peer *peer)
+bool kqn_peer_is_v4(const struct kqn_peer *peer)
 {
     return memcmp(peer->address, v4_mapped, sizeof(v4_mapped)) == 0;
 }
 
 void kqn_peer_host(const struct kqn_peer *peer, char out[KQN_PEER_TEXT_MAX])
 {
-    if (is_v4(peer))
+    if (kqn_peer_is_v4(peer))
         inet_ntop(AF_INET, peer->address + sizeof(v4_mapped), out, KQN_PEER_TEXT_MAX);
     else
         inet_ntop(AF_INET6, peer->address, out, KQN_PEER_TEXT_MAX);
@@ -43,6 +43,6 @@ size_t kqn_peer_text(const struct kqn_peer *peer, char out[KQN_PEER_TEXT_MAX])
         return (size_t)snprintf(out, KQN_PEER_TEXT_MAX, "unix");
     char host[KQN_PEER_TEXT_MAX];
     kqn_peer_host(peer, host);
-    const char *format = is_v4(peer) ? "%.45s:%u" : "[%.45s]:%u";
+    const char *format = kqn_peer_is_v4(peer) ? "%.45s:%u" : "[%.45s]:%u";
     return (size_t)snprintf(out, KQN_PEER_TEXT_MAX, format, host, peer->port);
 }

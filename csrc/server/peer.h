@@ -1,6 +1,7 @@
 /* peer.h: a client's address, as small as a connection can carry it. */
 #ifndef KQN_PEER_H
 #define KQN_PEER_H
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "api.h"
@@ -12,6 +13,8 @@ struct kqn_peer {
 };
 
 struct kqn_peer kqn_peer_of(const union kqn_address *address);
+
+bool kqn_peer_is_v4(const struct kqn_peer *peer);
 
 /* "192.0.2.1", "2001:db8::1". */
 void kqn_peer_host(const struct kqn_peer *peer, char out[KQN_PEER_TEXT_MAX]);

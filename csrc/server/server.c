@@ -8,21 +8,41 @@
 
 static const int64_t stats_poll_ns = 100 * 1000;
 
+static uint32_t ms_of(int64_t duration_ns)
+{
+    return (uint32_t)((duration_ns + 999999) / 1000000);
+}
+
+/* A quarter of the shortest timeout, at least every second and at most every 10 ms. */
+static int64_t sweep_interval_ns(const struct kqn_server *server)
+{
+    const uint32_t timeouts_ms[] = {server->idle_timeout_ms, server->message_timeout_ms, server->write_timeout_ms};
+    uint32_t interval_ms = 1000;
+    for (size_t i = 0; i < sizeof(timeouts_ms) / sizeof(timeouts_ms[0]); i++)
+        if (timeouts_ms[i] > 0 && timeouts_ms[i] / 4 < interval_ms)
+            interval_ms = timeouts_ms[i] / 4;
+    return (int64_t)(interval_ms < 10 ? 10 : interval_ms) * 1000000;
+}
+
 static int copy_settings(struct kqn_server *server, const struct kqn_settings *settings)
 {
     server->framing = (struct kqn_framing){.kind = settings->framing, .max_message = settings->max_message};
     server->read_size = settings->read_size;
-    server->idle_timeout_ms = (uint32_t)((settings->idle_timeout_ns + 999999) / 1000000);
+    server->idle_timeout_ms = ms_of(settings->idle_timeout_ns);
+    server->message_timeout_ms = ms_of(settings->message_timeout_ns);
+    server->write_timeout_ms = ms_of(settings->write_timeout_ns);
+    server->sweep_ns = sweep_interval_ns(server);
+    server->share_of_memory = settings->max_buffered / (size_t)settings->loops;
     server->max_connections = settings->max_connections;
     server->batch = settings->batch;
     server->log_rate = settings->log_rate;
     server->poller = settings->poller;
     server->worker_count = settings->loops;
-    if (!settings->reply)
-        return 0;
+    int rc = kqn_networks_open(&server->networks, settings->networks, settings->network_count);
+    if (rc < 0 || !settings->reply)
+        return rc;
     size_t error_at;
-    int rc =
-        kqn_template_compile(&server->template, KQN_TEMPLATE_REPLY, settings->reply, settings->reply_len, &error_at);
+    rc = kqn_template_compile(&server->template, KQN_TEMPLATE_REPLY, settings->reply, settings->reply_len, &error_at);
     if (rc < 0)
         return rc;
     for (int i = 0; i < server->template.part_count; i++)
@@ -97,6 +117,7 @@ void kqn_server_close(struct kqn_server *server)
         kqn_worker_close(&server->workers[i]);
     kqn_listener_close(&server->listener);
     kqn_sys_free(server->workers);
+    kqn_networks_close(&server->networks);
     kqn_template_reset(&server->template);
     kqn_sys_free(server);
 }
@@ -124,7 +145,7 @@ int kqn_server_run_with(struct kqn_server *server, int loop_index, kqn_answerer 
     int rc;
     struct kqn_worker *worker = worker_at(server, loop_index, &rc);
     if (rc == 0 && answer) {
-        rc = kqn_batch_open(&worker->batch, &worker->loop.pool);
+        rc = kqn_batch_open(&worker->batch);
         worker->batch.answer = answer;
         worker->batch.context = context;
     }
@@ -170,6 +191,11 @@ int kqn_server_read_journal(struct kqn_server *server, int loop_index, struct kq
     int rc;
     struct kqn_worker *worker = worker_at(server, loop_index, &rc);
     return worker ? kqn_journal_take(&worker->journal, records, max) : rc;
+}
+
+int64_t kqn_backlog_limit(void)
+{
+    return kqn_sys_backlog_limit();
 }
 
 int64_t kqn_descriptors_raise(int64_t wanted)

@@ -5,6 +5,7 @@
 
 #include "core/template.h"
 #include "server/listener.h"
+#include "server/networks.h"
 #include "server/worker.h"
 
 /* The one word that loops share and write: on a cache line of its own, touched per connection, never per message. */
@@ -27,7 +28,12 @@ struct kqn_server {
     const uint8_t *suffix;
     size_t suffix_len;
     size_t read_size;
-    uint32_t idle_timeout_ms; /* 0: never */
+    uint32_t idle_timeout_ms; /* 0: never, as with the next two */
+    uint32_t message_timeout_ms;
+    uint32_t write_timeout_ms;
+    int64_t sweep_ns;       /* between two looks at deadlines */
+    size_t share_of_memory; /* bytes of buffers that the connections of one loop may hold */
+    struct kqn_networks networks;
     int max_connections;
     int batch;
     int log_rate;

@@ -26,6 +26,7 @@ int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int in
     worker->scratch = kqn_pool_take(&worker->loop.pool, KQN_SCRATCH_BYTES);
     if (!worker->input_block || !worker->scratch)
         goto fail;
+    worker->loop.pool.limit_bytes = worker->loop.pool.taken_bytes + server->share_of_memory;
     worker->input = worker->input_block + headroom;
     if (server->prefix_len > 0)
         memcpy(worker->input - server->prefix_len, server->prefix, server->prefix_len);
@@ -66,8 +67,8 @@ static bool is_listener(const struct kqn_worker *worker, const struct kqn_watch 
     return worker->index == 0 && watch == worker->server->listener.watch;
 }
 
-/* The next connection from *index on; in loop 0 the listener stands among them. */
-static struct kqn_conn *next_conn(const struct kqn_worker *worker, uint32_t *index)
+/* In loop 0 the listener stands among them. */
+struct kqn_conn *kqn_worker_next_conn(const struct kqn_worker *worker, uint32_t *index)
 {
     struct kqn_watch *watch = kqn_slab_next(&worker->loop.watches, index);
     if (watch && is_listener(worker, watch))
@@ -75,16 +76,17 @@ static struct kqn_conn *next_conn(const struct kqn_worker *worker, uint32_t *ind
     return (struct kqn_conn *)watch;
 }
 
-static void journal_client(struct kqn_worker *worker, enum kqn_record_kind kind, const struct kqn_conn *conn)
+static void journal_client(struct kqn_worker *worker, enum kqn_record_kind kind, int fd, const struct kqn_peer *peer,
+                           enum kqn_reason reason)
 {
     if (!kqn_journal_allows(&worker->journal, kind))
         return;
     struct kqn_record *record = kqn_journal_begin(&worker->journal, kind);
     if (!record)
         return;
-    record->fd = conn->watch.fd;
-    record->reason = (enum kqn_reason)conn->reason;
-    kqn_peer_text(&conn->peer, record->peer);
+    record->fd = fd;
+    record->reason = reason;
+    kqn_peer_text(peer, record->peer);
     kqn_journal_commit(&worker->journal);
 }
 
@@ -108,8 +110,15 @@ void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client
     }
     conn->peer = client->peer;
     conn->progress_ms = worker->now_ms;
-    journal_client(worker, KQN_RECORD_CONNECTED, conn);
+    journal_client(worker, KQN_RECORD_CONNECTED, client->fd, &client->peer, KQN_REASON_EOF);
     kqn_conn_settle(worker, conn);
+}
+
+void kqn_worker_deny(struct kqn_worker *worker, const struct kqn_client *client)
+{
+    kqn_sys_close(client->fd);
+    worker->stats.closed[KQN_REASON_DENIED]++;
+    journal_client(worker, KQN_RECORD_DISCONNECTED, client->fd, &client->peer, KQN_REASON_DENIED);
 }
 
 static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struct kevent *event)
@@ -139,15 +148,11 @@ static void sweep(struct kqn_worker *worker)
 {
     if (worker->loop.now_ns < worker->sweep_due_ns || events_wait(worker))
         return;
-    int64_t interval_ms = worker->server->idle_timeout_ms / 4;
-    if (interval_ms < 10)
-        interval_ms = 10;
-    if (interval_ms > 1000)
-        interval_ms = 1000;
-    worker->sweep_due_ns = worker->loop.now_ns + interval_ms * ms_ns;
+    worker->sweep_late_ms = (uint32_t)((worker->loop.now_ns - worker->sweep_due_ns) / ms_ns);
+    worker->sweep_due_ns = worker->loop.now_ns + worker->server->sweep_ns;
     uint32_t index = 0;
     struct kqn_conn *conn;
-    while ((conn = next_conn(worker, &index)))
+    while ((conn = kqn_worker_next_conn(worker, &index)))
         kqn_conn_check_deadline(worker, conn);
 }
 
@@ -159,7 +164,7 @@ static void reap(struct kqn_worker *worker)
             worker->server->listener.watch = NULL;
         } else {
             struct kqn_conn *conn = (struct kqn_conn *)watch;
-            journal_client(worker, KQN_RECORD_DISCONNECTED, conn);
+            journal_client(worker, KQN_RECORD_DISCONNECTED, conn->watch.fd, &conn->peer, (enum kqn_reason)conn->reason);
             uncount_connection(worker, (enum kqn_reason)conn->reason);
         }
         kqn_loop_give(&worker->loop, watch);
@@ -208,7 +213,7 @@ static void drain(struct kqn_worker *worker)
     worker->draining = true;
     uint32_t index = 0;
     struct kqn_conn *conn;
-    while ((conn = next_conn(worker, &index)))
+    while ((conn = kqn_worker_next_conn(worker, &index)))
         kqn_conn_drain(worker, conn);
     kqn_reply_batch(worker);
 }
@@ -217,7 +222,7 @@ static void cut(struct kqn_worker *worker)
 {
     uint32_t index = 0;
     struct kqn_conn *conn;
-    while ((conn = next_conn(worker, &index)))
+    while ((conn = kqn_worker_next_conn(worker, &index)))
         kqn_conn_cut(worker, conn);
 }
 
@@ -239,9 +244,10 @@ static int64_t wait_ns(struct kqn_worker *worker)
     int64_t now_ns = kqn_sys_monotonic_ns();
     int64_t due_ns = kqn_journal_due_ns(&worker->journal);
     bool is_quick = worker->lingering > 0 || worker->starved > 0;
+    bool has_timeout = server->idle_timeout_ms > 0 || server->message_timeout_ms > 0 || server->write_timeout_ms > 0;
     if (is_quick)
         worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + quick_sweep_ms * ms_ns);
-    if (is_quick || (count_open(worker) > 0 && server->idle_timeout_ms > 0))
+    if (is_quick || (count_open(worker) > 0 && has_timeout))
         due_ns = earlier(due_ns, worker->sweep_due_ns);
     if (worker->index == 0 && server->listener.paused)
         due_ns = earlier(due_ns, server->listener.resume_ns);
@@ -311,7 +317,7 @@ static void fail(struct kqn_worker *worker, int error)
     take_inbox(worker);
     uint32_t index = 0;
     struct kqn_conn *conn;
-    while ((conn = next_conn(worker, &index)))
+    while ((conn = kqn_worker_next_conn(worker, &index)))
         kqn_conn_end(worker, conn, KQN_REASON_ERROR);
     reap(worker);
 }

@@ -21,6 +21,7 @@ enum {
     KQN_COPIED_PARTIAL_MAX = 4096, /* a longer unfinished message is read into where it lies, not copied */
 };
 
+struct kqn_conn;
 struct kqn_server;
 
 struct kqn_worker {
@@ -46,6 +47,7 @@ struct kqn_worker {
     uint32_t starved;    /* connections that are */
     uint32_t full_turns; /* in a row, while a sweep was due */
     int64_t sweep_due_ns;
+    uint32_t sweep_late_ms; /* by how much the sweep that runs came late: the loop was stopped, or a hook took long */
 
     struct kqn_journal journal;
     struct kqn_inbox *inbox; /* NULL for loop 0 */
@@ -80,4 +82,10 @@ static inline void kqn_worker_read_clock(struct kqn_worker *worker)
 
 /* Takes in a client that loop 0 accepted. */
 void kqn_worker_adopt(struct kqn_worker *worker, const struct kqn_client *client);
+
+/* Loop 0: closes a client that it accepted and whose address may not talk. */
+void kqn_worker_deny(struct kqn_worker *worker, const struct kqn_client *client);
+
+/* The next connection from *index on, or NULL. Those that have ended in this turn are among them. */
+struct kqn_conn *kqn_worker_next_conn(const struct kqn_worker *worker, uint32_t *index);
 #endif

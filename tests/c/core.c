@@ -99,6 +99,28 @@ static void buffer_keeps_its_bytes(void)
     kqn_pool_reset(&pool);
 }
 
+static void pool_never_exceeds_its_limit(void)
+{
+    static const uint8_t bytes[20000];
+    struct kqn_pool pool = {.limit_bytes = 5 * KQN_POOL_SMALLEST_BYTES};
+    struct kqn_buffer *one = NULL, *other = NULL;
+    CHECK_INT(kqn_pool_append(&pool, &one, bytes, 1), 0);
+    CHECK_INT(pool.taken_bytes, KQN_POOL_SMALLEST_BYTES);
+    CHECK_INT(kqn_pool_append(&pool, &other, bytes, 5000), 0); /* 16 KiB: exactly all */
+    CHECK_INT(pool.taken_bytes, pool.limit_bytes);
+    CHECK(kqn_pool_take(&pool, 1) == NULL);
+    CHECK_INT(kqn_pool_append(&pool, &one, bytes, 5000), -ENOBUFS);
+    CHECK_INT(kqn_buffer_len(one), 1); /* nothing changed */
+    CHECK_INT(kqn_pool_append(&pool, &one, bytes, 100), 0);
+    kqn_pool_give(&pool, other);
+    CHECK_INT(kqn_pool_append(&pool, &one, bytes, 5000), 0); /* both its blocks fit until its bytes have moved */
+    CHECK_INT(kqn_buffer_len(one), 5101);
+    CHECK_INT(kqn_pool_append(&pool, &one, bytes, sizeof(bytes)), -ENOBUFS);
+    kqn_pool_give(&pool, one);
+    CHECK_INT(pool.taken_bytes, 0);
+    kqn_pool_reset(&pool);
+}
+
 static void journal_is_bounded(void)
 {
     struct kqn_journal journal;
@@ -173,12 +195,11 @@ static void inbox_is_first_in_first_out(void)
 
 static void batch_grows_for_one_message(void)
 {
-    struct kqn_pool pool = {0};
     struct kqn_batch batch;
     struct kqn_conn conn = {0};
     static uint8_t large[KQN_BATCH_BYTES + 1];
     struct kqn_frame frame = {.message = large, .message_len = sizeof(large)};
-    CHECK_INT(kqn_batch_open(&batch, &pool), 0);
+    CHECK_INT(kqn_batch_open(&batch), 0);
     CHECK(kqn_batch_has_room(&batch, sizeof(large)));
     CHECK_INT(kqn_batch_add(&batch, &conn, &frame), 0);
     CHECK(!kqn_batch_has_room(&batch, sizeof(large)));
@@ -201,7 +222,6 @@ static void batch_grows_for_one_message(void)
     CHECK(memcmp(kqn_batch_answer(&batch, &batch.entries[3]), "abc", 3) == 0);
     kqn_batch_clear(&batch);
     kqn_batch_close(&batch);
-    kqn_pool_reset(&pool);
 }
 
 static const struct {
@@ -265,6 +285,7 @@ static const struct {
     {"slots never move, and only the taken ones are walked", slab_slots_never_move},
     {"a block costs at most four times its bytes", buffer_sizes},
     {"a buffer keeps its bytes and their order while it grows", buffer_keeps_its_bytes},
+    {"a pool never exceeds its limit, and says that it was that", pool_never_exceeds_its_limit},
     {"a full journal drops and counts", journal_is_bounded},
     {"client lines are limited, and what is left out is said", journal_limits_client_lines},
     {"at rate 0 nothing is written and nothing missed", journal_rate_0_is_silent},

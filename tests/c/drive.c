@@ -371,6 +371,7 @@ static bool open_server(struct drive *drive)
         .loops = drive->server_loops,
         .read_size = 65536,
         .max_message = 1048576,
+        .max_buffered = 268435456,
         .idle_timeout_ns = 300 * second_ns,
         .backlog = 1024,
         .batch = 1024,

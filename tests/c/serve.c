@@ -112,6 +112,7 @@ int main(int argc, char **argv)
         .poller = argc > 6 ? (enum kqn_poller_kind)word_index(argv[6], pollers, 5) : KQN_POLLER_AUTO,
         .read_size = 65536,
         .max_message = 1048576,
+        .max_buffered = 268435456,
         .idle_timeout_ns = INT64_C(300000000000),
         .backlog = 1024,
         .batch = 1024,
