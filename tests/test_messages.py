@@ -5,8 +5,9 @@ import subprocess
 import threading
 
 import pytest
-from conftest import SHORT_QUEUE, (
+from conftest import (
     PATIENCE_S,
+    SHORT_QUEUE,
     Serve,
     exchange,
     line_message,
