@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import re
 import resource
 import socket
+import subprocess
 import sys
 import termios
 import threading
@@ -179,6 +181,40 @@ def test_the_largest_holder_ends_when_memory_for_buffers_does(serve: Serve, poll
     assert server.closed("buffered") == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_below_the_worst_case(serve: Serve) -> None:
+    """What --print-config reckons holds with every place taken, and everybody holding as much as they can."""
+    options = ["--framing", "line", "--max-buffered", "8M", "--max-connections", "200", "--loops", "2"]
+    text = subprocess.run(
+        [sys.executable, "-m", "kqnative", "--print-config", *options], capture_output=True, text=True, check=True
+    ).stdout
+    bound = re.search(r"^# at most ([\d.]+) MiB of memory: max_buffered 8 MiB \+ loops 2 x", text, re.MULTILINE)
+    assert bound, text
+    server = serve(*options, "--log-rate", "0")
+    before = private_kib(server.process.pid)
+    clients = [server.connect() for _ in range(200)]
+    most_kib = 0
+    for client in clients:
+        client.settimeout(0)
+        try:
+            for _ in range(20):
+                client.send(b"short\n" * 10_000 if client.fileno() % 2 else b"x" * 50_000)
+        except OSError:
+            pass  # it takes no more, or was closed
+        most_kib = max(most_kib, private_kib(server.process.pid))
+    assert 4 * 1024 < most_kib - before < float(bound[1]) * 1024
+    for client in clients:
+        client.close()
+    server.finish()
+    assert server.closed("buffered") > 0
+
+
+def private_kib(pid: int) -> int:
+    """Memory that is a process's own."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+
+
 def unsent(client: socket.socket) -> int:
     """Bytes that the other side has not taken in yet, where that can be asked for."""
     if sys.platform != "linux":
@@ -332,16 +368,11 @@ def test_a_server_without_clients_sleeps() -> None:
 def test_what_is_left_of_a_long_message_is_held_in_little(serve: Serve) -> None:
     """The first byte of a line behind a line of a megabyte costs no megabyte."""
     server = serve("--framing", "line", "--reply", "ok", "--log-rate", "0")
-
-    def private_kib() -> int:
-        with open(f"/proc/{server.process.pid}/smaps_rollup") as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
-
     clients = [server.connect() for _ in range(40)]
-    before = private_kib()
+    before = private_kib(server.process.pid)
     for client in clients:
         client.sendall(b"x" * 1_000_000 + b"\ny")
         assert read_exactly(client, 3) == b"ok\n"
-    assert private_kib() - before < 8 * 1024
+    assert private_kib(server.process.pid) - before < 8 * 1024
     for client in clients:
         client.close()

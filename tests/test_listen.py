@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Serve, exchange
+from conftest import SHORT_QUEUE, Serve, exchange
+
+from kqnative import limits
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -122,3 +124,29 @@ def test_a_foreign_address_cannot_be_bound() -> None:
     failed = run("--host", "203.0.113.1", "--port", "0")
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1"])
+def test_a_server_that_all_can_reach_says_so(host: str, serve: Serve) -> None:
+    """One line right behind the start's, and none where only this machine can connect."""
+    server = serve("--host", host, "--port", "0", *SHORT_QUEUE)
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(b"x")
+        assert client.recv(100) == b"system: x"
+    server.finish()
+    assert server.lines[0].startswith("Server started on ")
+    assert ("listens on all addresses" in server.lines[1]) == (host != "127.0.0.1")
+    assert sum("listens on all addresses" in line for line in server.lines) == (host != "127.0.0.1")
+
+
+def test_a_backlog_that_the_system_cuts_is_said(serve: Serve) -> None:
+    """The line says to how many, and what raises that."""
+    limit = limits.backlog()
+    if limit.value is None or limit.value >= 65_535:
+        pytest.skip("this system would not cut it")
+    server = serve("--backlog", "65535")
+    server.finish()
+    assert server.lines[1].startswith(f"The system cuts backlog from 65535 to {limit.value} ({limit.name}); for more: ")
+    server = serve("--backlog", str(limit.value))
+    server.finish()
+    assert not any("backlog" in line for line in server.lines)
