@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,27 @@ REQUIRE_TOOLS = bool(os.environ.get("KQNATIVE_REQUIRE_TOOLS"))
 # A busy machine takes its time, and that proves nothing.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Says where figures go that tests measure, unless somebody has, who wants to add to them."""
+    if "KQNATIVE_FIGURES" not in os.environ:
+        os.environ["KQNATIVE_FIGURES"] = tempfile.mkstemp(prefix="kqnative-figures-")[1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the figures, just before the last line."""
+    figures = Path(os.environ["KQNATIVE_FIGURES"])
+    if figures.exists() and (text := figures.read_text()):
+        terminalreporter.section("figures")
+        terminalreporter.write(text)
+
+
+def pytest_unconfigure() -> None:
+    """Leaves no file behind."""
+    figures = Path(os.environ["KQNATIVE_FIGURES"])
+    if figures.name.startswith("kqnative-figures-"):
+        figures.unlink(missing_ok=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
