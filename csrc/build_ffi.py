@@ -41,7 +41,7 @@ ffi.set_source(
     sources=[*files("poller/*.c"), *files("core/*.c"), *files("server/*.c"), *files("load/*.c")],
     libraries=["m"],
     include_dirs=[HERE.relative_to(ROOT).as_posix()],
-    depends=files("**/*.h"),
+    depends=[*files("**/*.h"), *files("*.py")],
     define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],
     py_limited_api=LIMITED_API,
     extra_compile_args=compile_args(),

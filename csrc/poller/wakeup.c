@@ -6,6 +6,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#if defined(SOCK_NONBLOCK) && defined(SOCK_CLOEXEC)
+static int open_pair(int fds[2])
+{
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0 ? -errno : 0;
+}
+#else /* macOS: a program that another thread starts meanwhile may get them */
 static int set_flags(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
@@ -14,20 +20,31 @@ static int set_flags(int fd)
     return 0;
 }
 
+static int open_pair(int fds[2])
+{
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+        return -errno;
+    int rc = set_flags(fds[0]);
+    if (rc == 0)
+        rc = set_flags(fds[1]);
+    if (rc < 0) {
+        close(fds[0]);
+        close(fds[1]);
+    }
+    return rc;
+}
+#endif
+
 int kqn_wakeup_open(struct kqn_wakeup *wakeup)
 {
     int fds[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
-        return -errno;
+    int rc = open_pair(fds);
+    if (rc < 0)
+        return rc;
     wakeup->read_fd = fds[0];
     wakeup->write_fd = fds[1];
     atomic_init(&wakeup->pending, false);
-    int rc = set_flags(wakeup->read_fd);
-    if (rc == 0)
-        rc = set_flags(wakeup->write_fd);
-    if (rc < 0)
-        kqn_wakeup_close(wakeup);
-    return rc;
+    return 0;
 }
 
 int kqn_wakeup_send(struct kqn_wakeup *wakeup)

@@ -3,7 +3,8 @@
  *     networks < QUESTIONS
  *
  * A question is a line: `+PREFIX_BITS/ADDRESS` (allowed) or `-PREFIX_BITS/ADDRESS` (denied) for each network, then the
- * peer's ADDRESS, with spaces between; every address is IPv6, as 32 hexadecimal digits. The answer is `1` or `0`. */
+ * peers' ADDRESSes, with spaces between; every address is IPv6, as 32 hexadecimal digits. The answer is a line, with `1` or
+ * `0` for each peer. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ static void parse_address(const char *digits, uint8_t address[16])
     }
 }
 
-static bool answer(char *line)
+static void answer(char *line)
 {
     struct kqn_network list[MAX_NETWORKS];
     int count = 0;
@@ -34,22 +35,22 @@ static bool answer(char *line)
         list[count].prefix_bits = atoi(word + 1);
         parse_address(strchr(word, '/') + 1, list[count++].address);
     }
-    struct kqn_peer peer = {.port = 1};
-    if (!word)
-        abort();
-    parse_address(word, peer.address);
     struct kqn_networks networks;
     if (kqn_networks_open(&networks, list, count) < 0)
         abort();
-    bool is_allowed = kqn_networks_allow(&networks, &peer);
+    for (; word; word = strtok(NULL, " \n")) {
+        struct kqn_peer peer = {.port = 1};
+        parse_address(word, peer.address);
+        putchar(kqn_networks_allow(&networks, &peer) ? '1' : '0');
+    }
+    putchar('\n');
     kqn_networks_close(&networks);
-    return is_allowed;
 }
 
 int main(void)
 {
     char line[8192];
     while (fgets(line, sizeof(line), stdin))
-        puts(answer(line) ? "1" : "0");
+        answer(line);
     return 0;
 }

@@ -20,6 +20,7 @@ READ_WRITE = unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
 READ_EXECUTE = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
 IMAGE = 0x1_0000_0000
 STACK_BEGIN, STACK_END = 0x2_0000_0000, 0x2_0010_0000
+STACK_GUARD = 0x3_0000_0000  # where libSystem keeps what a function's end must find behind its arrays
 IMPORTS = 0x7_0000_0000  # nothing is mapped from here on
 IMPORT_BYTES = 16
 CALLER = 0x8_0000_0000  # where a function returns to that was called from here
@@ -113,6 +114,8 @@ class Machine:
             if symbol.type == lief.MachO.Symbol.TYPE.SECTION
         }
         self._load(binary)
+        self.map(STACK_GUARD, PAGE)
+        self.write_word(STACK_GUARD, 0x0123_4567_89AB_CD00)
         self.bind(binary)
         self.map(STACK_BEGIN, STACK_END - STACK_BEGIN)
         self._cpu.reg_write(self.processor.stack, STACK_END - PAGE)
@@ -135,7 +138,8 @@ class Machine:
             if name not in self._imports:
                 self._imports.append(name)
             bound.add(binding.address)
-            self.write_word(IMAGE + binding.address, IMPORTS + IMPORT_BYTES * self._imports.index(name))
+            place = IMPORTS + IMPORT_BYTES * self._imports.index(name)
+            self.write_word(IMAGE + binding.address, STACK_GUARD if name == "__stack_chk_guard" else place)
         for relocation in binary.relocations:
             if relocation.origin == lief.MachO.Relocation.ORIGIN.CHAINED_FIXUPS:
                 raise AssertionError("the library has chained fixups, which nobody here can read")
