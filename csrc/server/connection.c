@@ -11,7 +11,6 @@
 
 enum {
     DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
-    LINGER_MS = 1000,
 };
 
 void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason)
@@ -22,6 +21,7 @@ void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_rea
         worker->lingering--;
     if (conn->starved)
         worker->starved--;
+    conn->starved = false; /* a sweep may still meet it in this turn */
     if (conn->out)
         worker->stats.unanswered += conn->out->mark;
     kqn_pool_give(&worker->loop.pool, conn->in);
@@ -261,53 +261,13 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
         kqn_conn_settle(worker, conn);
 }
 
-/* Whether a timeout (0: never) has passed since a stamp, which lies in the future if it was set after the wait. */
-static bool has_passed(const struct kqn_worker *worker, uint32_t timeout_ms, uint32_t since_ms)
+void kqn_conn_feed(struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    return timeout_ms > 0 && (int32_t)(worker->waited_ms - since_ms) >= (int32_t)timeout_ms;
-}
-
-/* While the loop stood still, bytes of the message may have come that only the next reads will take: one read is made
- * before this, and they may be more. */
-static void forgive_lateness(const struct kqn_worker *worker, struct kqn_conn *conn)
-{
-    int32_t age_ms = (int32_t)(worker->waited_ms - conn->begun_ms);
-    if (age_ms > 0)
-        conn->begun_ms += worker->sweep_late_ms < (uint32_t)age_ms ? worker->sweep_late_ms : (uint32_t)age_ms;
-}
-
-/* A kernel lets us write on only when much of its own buffer is free (Linux: a third, over a MiB), so that a slow
- * reader may go long without a write though it takes byte after byte. */
-static void see_what_peer_took(const struct kqn_worker *worker, struct kqn_conn *conn)
-{
-    int32_t unsent = (int32_t)kqn_sys_unsent(conn->watch.fd);
-    if (unsent >= 0 && unsent < conn->unsent)
-        conn->progress_ms = worker->waited_ms;
-    conn->unsent = unsent;
-}
-
-void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn)
-{
-    if (conn->starved) {
-        conn->starved = false;
-        worker->starved--;
-        kqn_conn_settle(worker, conn);
-    }
-    const struct kqn_server *server = worker->server;
-    forgive_lateness(worker, conn);
-    if (conn->out)
-        see_what_peer_took(worker, conn);
-    bool holds_unfinished = conn->state == KQN_CONN_OPEN && conn->in && !conn->out;
-    if (conn->state == KQN_CONN_LINGERING) {
-        if (has_passed(worker, LINGER_MS, conn->progress_ms))
-            kqn_conn_end(worker, conn, conn->reason);
-    } else if (conn->out && has_passed(worker, server->write_timeout_ms, conn->progress_ms)) {
-        kqn_conn_end(worker, conn, KQN_REASON_WRITE_TIMEOUT);
-    } else if (holds_unfinished && has_passed(worker, server->message_timeout_ms, conn->begun_ms)) {
-        kqn_conn_end(worker, conn, KQN_REASON_MESSAGE_TIMEOUT);
-    } else if (has_passed(worker, server->idle_timeout_ms, conn->progress_ms)) {
-        kqn_conn_end(worker, conn, KQN_REASON_IDLE);
-    }
+    if (!conn->starved)
+        return;
+    conn->starved = false;
+    worker->starved--;
+    kqn_conn_settle(worker, conn);
 }
 
 void kqn_conn_cut(struct kqn_worker *worker, struct kqn_conn *conn)

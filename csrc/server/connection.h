@@ -74,8 +74,8 @@ void kqn_conn_finish(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_
 /* Ends it now. */
 void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason);
 
-/* The sweep: ends it if it has waited too long, and lets it write again if it was starved. */
-void kqn_conn_check_deadline(struct kqn_worker *worker, struct kqn_conn *conn);
+/* Lets it write again if the kernel had no memory for its bytes. */
+void kqn_conn_feed(struct kqn_worker *worker, struct kqn_conn *conn);
 
 /* Ends it because the grace of a stop is over. */
 void kqn_conn_cut(struct kqn_worker *worker, struct kqn_conn *conn);

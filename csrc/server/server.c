@@ -5,23 +5,13 @@
 
 #include "core/sys.h"
 #include "poller/fork.h"
+#include "server/sweep.h"
 
 static const int64_t stats_poll_ns = 100 * 1000;
 
 static uint32_t ms_of(int64_t duration_ns)
 {
     return (uint32_t)((duration_ns + 999999) / 1000000);
-}
-
-/* A quarter of the shortest timeout, at least every second and at most every 10 ms. */
-static int64_t sweep_interval_ns(const struct kqn_server *server)
-{
-    const uint32_t timeouts_ms[] = {server->idle_timeout_ms, server->message_timeout_ms, server->write_timeout_ms};
-    uint32_t interval_ms = 1000;
-    for (size_t i = 0; i < sizeof(timeouts_ms) / sizeof(timeouts_ms[0]); i++)
-        if (timeouts_ms[i] > 0 && timeouts_ms[i] / 4 < interval_ms)
-            interval_ms = timeouts_ms[i] / 4;
-    return (int64_t)(interval_ms < 10 ? 10 : interval_ms) * 1000000;
 }
 
 static int copy_settings(struct kqn_server *server, const struct kqn_settings *settings)
@@ -31,7 +21,7 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
     server->idle_timeout_ms = ms_of(settings->idle_timeout_ns);
     server->message_timeout_ms = ms_of(settings->message_timeout_ns);
     server->write_timeout_ms = ms_of(settings->write_timeout_ns);
-    server->sweep_ns = sweep_interval_ns(server);
+    server->sweep_ns = kqn_sweep_interval_ns(server);
     server->share_of_memory = settings->max_buffered / (size_t)settings->loops;
     server->max_connections = settings->max_connections;
     server->batch = settings->batch;

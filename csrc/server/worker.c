@@ -7,6 +7,7 @@
 #include "server/connection.h"
 #include "server/reply.h"
 #include "server/server.h"
+#include "server/sweep.h"
 
 static const int64_t ms_ns = 1000000;
 static const int64_t quick_sweep_ms = 50; /* so that a stop is not held up by those who linger, nor the starved long */
@@ -130,30 +131,6 @@ static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struc
         kqn_listener_fail(&worker->server->listener, worker, (int)event->data);
     else
         worker->listener_ready = true;
-}
-
-/* Whether events may still wait behind those of this turn, whose array was full. After a pause of the whole process
- * there may be more of them than one turn takes, and nobody must be judged idle whose input is there. As ready
- * descriptors take turns, so many full turns in a row have seen them all. */
-static bool events_wait(struct kqn_worker *worker)
-{
-    int most = worker->loop.batch < KQN_READY_MAX ? worker->loop.batch : KQN_READY_MAX;
-    uint32_t turns_for_all = worker->loop.watches.taken_count / (uint32_t)most + 1;
-    bool is_full = worker->loop.event_count >= most;
-    worker->full_turns = is_full && worker->full_turns < turns_for_all ? worker->full_turns + 1 : 0;
-    return worker->full_turns > 0;
-}
-
-static void sweep(struct kqn_worker *worker)
-{
-    if (worker->loop.now_ns < worker->sweep_due_ns || events_wait(worker))
-        return;
-    worker->sweep_late_ms = (uint32_t)((worker->loop.now_ns - worker->sweep_due_ns) / ms_ns);
-    worker->sweep_due_ns = worker->loop.now_ns + worker->server->sweep_ns;
-    uint32_t index = 0;
-    struct kqn_conn *conn;
-    while ((conn = kqn_worker_next_conn(worker, &index)))
-        kqn_conn_check_deadline(worker, conn);
 }
 
 static void reap(struct kqn_worker *worker)
@@ -286,7 +263,7 @@ static int turn(struct kqn_worker *worker)
         return -ECHILD;
     if (worker->draining && worker->loop.now_ns >= worker->server->drain_deadline_ns)
         cut(worker);
-    sweep(worker);
+    kqn_sweep(worker);
     reap(worker);
     if (worker->index == 0)
         accept_clients(worker);

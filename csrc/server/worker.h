@@ -47,7 +47,6 @@ struct kqn_worker {
     uint32_t starved;    /* connections that are */
     uint32_t full_turns; /* in a row, while a sweep was due */
     int64_t sweep_due_ns;
-    uint32_t sweep_late_ms; /* by how much the sweep that runs came late: the loop was stopped, or a hook took long */
 
     struct kqn_journal journal;
     struct kqn_inbox *inbox; /* NULL for loop 0 */
