@@ -68,6 +68,7 @@ class _Service:
 
     def run(self) -> int:
         """Serves until SIGINT or SIGTERM; the exit code."""
+        sys.unraisablehook = _show_unless_signals_raced
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:  # before anybody can read that the server has started
             signal.signal(number, self._on_signal)
@@ -99,6 +100,15 @@ class _Service:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(cli.FAILED)
+
+
+def _show_unless_signals_raced(shown: "sys.UnraisableHookArgs") -> None:
+    """Two signals at the same moment count as one: the handler of the first takes the second's away.
+
+    Python would print a traceback for that.
+    """
+    if not (isinstance(shown.exc_value, OSError) and "ignored due to race condition" in str(shown.exc_value)):
+        sys.__unraisablehook__(shown)
 
 
 def _parser() -> cli.Parser:

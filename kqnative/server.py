@@ -174,10 +174,15 @@ class Server:
     def _drain_until_ended(self, *, gives_up: bool = False) -> bool:
         """Logs what the loops have to say until all have ended; False: it gave up, one did not end in time."""
         lines = Lines(self.config, self._descriptor_limit)
-        while not self._loops_ended.wait(DRAIN_INTERVAL_S):
-            self._log(lines)
-            if gives_up and self._is_overdue():
-                return False
+        while True:
+            try:
+                if self._loops_ended.wait(DRAIN_INTERVAL_S):
+                    break
+                self._log(lines)
+                if gives_up and self._is_overdue():
+                    return False
+            except MemoryError:
+                pass  # it costs some lines: the loops need no memory of Python's
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -367,6 +372,8 @@ def _safely(say: Callable[..., None], *what: object) -> None:
     """What a user's logging handler raises must not end the thread that drains; it is shown as a thread's end is."""
     try:
         say(*what)
+    except MemoryError:
+        pass  # there is none for an excuse, either
     except Exception as error:
         if logging.raiseExceptions:
             about = (type(error), error, error.__traceback__, threading.current_thread())

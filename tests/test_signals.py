@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer, Serve, read_exactly, read_to_end, wait_until
+from conftest import RunningServer, Serve, check_stats, read_exactly, read_to_end, wait_until
+
+from kqnative import Server
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 MIB = 1 << 20
@@ -353,6 +355,27 @@ def test_what_is_sent_after_the_stop_is_thrown_away(serve: Serve) -> None:
         assert server.wait() == 0
         assert time.monotonic() - begun < 3
     assert server.counter("messages") == server.counter("answered")
+
+
+def test_who_stands_still_over_a_stop_loses_no_answer(no_descriptor_left: None) -> None:
+    """Answers that the kernel still holds when a connection has lingered arrive whole, though input is left unread."""
+    lines = [b"%d " % i + b"x" * 10_000 + b"\n" for i in range(200)]
+    with Server(host="127.0.0.1", port=0, framing="line") as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"".join(lines))
+        wait_until(lambda: server.stats().answered == len(lines), "all are answered")
+        stop = threading.Thread(target=server.stop)
+        stop.start()
+        first = read_exactly(client, 100)
+        client.sendall(b"late\n")
+        stop.join(1.6)  # longer than a connection lingers
+        client.sendall(b"later\n")
+        answers = first + read_to_end(client)
+        stop.join()
+        assert answers.removesuffix(b"system: late\n") == b"".join(b"system: " + line for line in lines)
+    check_stats(server.stats())
 
 
 def test_a_pause_of_the_process_is_no_error(serve: Serve, poller: str) -> None:

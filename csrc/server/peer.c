@@ -23,6 +23,12 @@ struct kqn_peer kqn_peer_of(const union kqn_address *address)
     return peer;
 }
 
+bool kqn_peer_is_unix(const struct kqn_peer *peer)
+{
+    static const uint8_t nobody[16];
+    return memcmp(peer->address, nobody, sizeof(nobody)) == 0;
+}
+
 bool kqn_peer_is_v4(const struct kqn_peer *peer)
 {
     return memcmp(peer->address, v4_mapped, sizeof(v4_mapped)) == 0;
@@ -38,8 +44,7 @@ void kqn_peer_host(const struct kqn_peer *peer, char out[KQN_PEER_TEXT_MAX])
 
 size_t kqn_peer_text(const struct kqn_peer *peer, char out[KQN_PEER_TEXT_MAX])
 {
-    static const uint8_t nobody[16];
-    if (memcmp(peer->address, nobody, sizeof(nobody)) == 0)
+    if (kqn_peer_is_unix(peer))
         return (size_t)snprintf(out, KQN_PEER_TEXT_MAX, "unix");
     char host[KQN_PEER_TEXT_MAX];
     kqn_peer_host(peer, host);

@@ -14,6 +14,7 @@ struct kqn_peer {
 
 struct kqn_peer kqn_peer_of(const union kqn_address *address);
 
+bool kqn_peer_is_unix(const struct kqn_peer *peer);
 bool kqn_peer_is_v4(const struct kqn_peer *peer);
 
 /* "192.0.2.1", "2001:db8::1". */

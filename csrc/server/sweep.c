@@ -56,12 +56,27 @@ static void see_what_peer_took(const struct kqn_worker *worker, struct kqn_conn 
     conn->unsent = unsent;
 }
 
+/* Whether the kernel still has answers for the peer; what is sent to a unix socket lies with the peer at once. Input
+ * that comes after a close resets the connection, and takes them away. */
+static bool is_owed_by_kernel(const struct kqn_conn *conn)
+{
+    return !kqn_peer_is_unix(&conn->peer) && kqn_sys_unsent(conn->watch.fd) > 0;
+}
+
+/* A second is enough for those who have our end; those who still take answers have the time that they have for
+ * unwritten ones, and in a stop what is left of its grace. */
+static bool has_lingered(const struct kqn_worker *worker, const struct kqn_conn *conn)
+{
+    return has_passed(worker, LINGER_MS, conn->progress_ms) &&
+           (has_passed(worker, worker->server->write_timeout_ms, conn->progress_ms) || !is_owed_by_kernel(conn));
+}
+
 static void judge(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     const struct kqn_server *server = worker->server;
     bool holds_unfinished = conn->state == KQN_CONN_OPEN && conn->in && !conn->out;
     if (conn->state == KQN_CONN_LINGERING) {
-        if (has_passed(worker, LINGER_MS, conn->progress_ms))
+        if (has_lingered(worker, conn))
             kqn_conn_end(worker, conn, conn->reason);
     } else if (conn->out && has_passed(worker, server->write_timeout_ms, conn->progress_ms)) {
         kqn_conn_end(worker, conn, KQN_REASON_WRITE_TIMEOUT);

@@ -166,6 +166,7 @@ static void pass_stop_on(struct kqn_worker *worker, int64_t grace_ns)
 {
     struct kqn_server *server = worker->server;
     kqn_listener_stop(&server->listener, worker);
+    reap(worker); /* closes it before the drain, which may take long: who comes later is refused, and not reset */
     kqn_loop_read_clock(&worker->loop); /* nobody's grace is shortened by what this turn took */
     server->drain_deadline_ns = worker->loop.now_ns + grace_ns;
     atomic_store(&server->drain_asked, true);

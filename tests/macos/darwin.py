@@ -5,6 +5,7 @@ with: they are the second opinion. What no sane program does (a call on a closed
 change with another udata than its knote's, memory freed twice) is an AssertionError.
 """
 
+import functools
 import re
 import socket
 import struct
@@ -24,11 +25,12 @@ NOTE_TRIGGER = 0x0100_0000
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 30
 SOCK_STREAM = 1
-SOL_SOCKET, SO_REUSEADDR, SO_NOSIGPIPE = 0xFFFF, 4, 0x1022
+SOL_SOCKET, SO_REUSEADDR, SO_NOSIGPIPE, SO_NWRITE = 0xFFFF, 4, 0x1022, 0x1024
 IPPROTO_TCP, TCP_NODELAY = 6, 1
 IPPROTO_IPV6, IPV6_V6ONLY = 41, 27
 SHUT_WR = 1
-F_SETFD, F_GETFL, F_SETFL, FD_CLOEXEC, O_RDWR, O_NONBLOCK = 2, 3, 4, 1, 2, 4
+F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, FD_CLOEXEC, O_RDWR, O_NONBLOCK = 2, 3, 4, 67, 1, 2, 4
+STANDARD_DESCRIPTORS = 3
 CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 6
 RLIMIT_NOFILE, RLIM_INFINITY = 8, (1 << 63) - 1
 PTHREAD_ONCE_INIT = 0x30B1_BCBA
@@ -107,6 +109,7 @@ class Socket:
     error: int = 0  # as events tell it, which leave it where it is
     read_error: int = 0
     room: int = 65536  # what the peer and the buffers still take
+    unsent: int = 0  # what the buffers still hold for the peer, as a situation has it
     write_errors: list[int] = field(default_factory=list)
     is_shut: bool = False
     is_gone: bool = False
@@ -172,6 +175,15 @@ class Socket:
             return None
         flags = knote.flags | (EV_EOF if self.ended else 0)
         return Event(ident, filter_, flags, self.error, len(self.received), knote.udata)
+
+
+@dataclass(slots=True)
+class Misplaced:
+    """A socket at a standard descriptor's number, where what the process prints would go to a client. It can be moved
+    away, and serves for nothing else. A queue may stay there: it takes no print."""
+
+    name: str
+    socket: Socket
 
 
 def socket_address(family: int, host: str, port: int) -> bytes:
@@ -306,6 +318,20 @@ class LibSystem:
         a, b = self.machine.read(left, size), self.machine.read(right, size)
         return (a > b) - (a < b)
 
+    def do_qsort(self, call: Call) -> int:
+        begin, count, size, compare = call.word(), call.word(), call.word(), call.word()
+        left_place, right_place = self.place(bytes(size)), self.place(bytes(size))
+
+        def order(left: bytes, right: bytes) -> int:
+            self.machine.write(left_place, left)
+            self.machine.write(right_place, right)
+            return self.machine.call(compare, left_place, right_place)
+
+        items = [self.machine.read(begin + i * size, size) for i in range(count)]
+        items.sort(key=functools.cmp_to_key(order))
+        self.machine.write(begin, b"".join(items))
+        return 0
+
     def do_strlen(self, call: Call) -> int:
         return len(self.machine.read_text(call.word()))
 
@@ -385,7 +411,8 @@ class Darwin(LibSystem):
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
-        self.files: dict[int, Queue | Socket] = {}
+        self.files: dict[int, Queue | Socket | Misplaced] = {}
+        self.lowest_number = STANDARD_DESCRIPTORS  # less: the process has closed some of those
         self.paths: dict[str, int] = {}  # unix sockets, with their inodes
         self.script: Iterator[float] = iter(())
         self.acts_at_ns: float = 0
@@ -397,13 +424,16 @@ class Darwin(LibSystem):
         self.soft_limit = 256
         self.highest_limit = 10240
 
-    def take_number(self, file: Queue | Socket) -> int:
+    def take_number(self, file: Queue | Socket, lowest: int | None = None) -> int:
         """The lowest free descriptor."""
-        number = next(n for n in range(3, 1000) if n not in self.files)
+        begin = self.lowest_number if lowest is None else lowest
+        number = next(n for n in range(begin, 1000) if n not in self.files)
         self.files[number] = file
+        if isinstance(file, Socket) and number < STANDARD_DESCRIPTORS:
+            self.files[number] = Misplaced(f"{file.name} at {number}", file)
         return number
 
-    def file(self, call: Call) -> Queue | Socket:
+    def file(self, call: Call) -> Queue | Socket | Misplaced:
         number = call.number()
         if number not in self.files:
             raise AssertionError(f"a system call on descriptor {number}, which is closed")
@@ -435,18 +465,22 @@ class Darwin(LibSystem):
         family, kind = call.number(), call.number()
         family_name = name_of(family, "AF_UNIX", "AF_INET", "AF_INET6")
         call.text = f"socket({family_name}, {name_of(kind, 'SOCK_STREAM')})"
-        call.result_text = "listener"
-        return self.take_number(Socket("listener", family))
+        number = self.take_number(Socket("listener", family))
+        call.result_text = self.files[number].name
+        return number
 
     def do_fcntl(self, call: Call) -> int:
         file, command = self.file(call), call.number()
-        name = name_of(command, "F_SETFD", "F_GETFL", "F_SETFL")
+        name = name_of(command, "F_SETFD", "F_GETFL", "F_SETFL", "F_DUPFD_CLOEXEC")
         call.text = f"fcntl({file.name}, {name})"
         if name == "F_GETFL":
             is_nonblocking = isinstance(file, Socket) and file.nonblocking
             call.result_text = "O_RDWR|O_NONBLOCK" if is_nonblocking else "O_RDWR"
             return O_RDWR | (O_NONBLOCK if is_nonblocking else 0)
         value = call.variable_word() & 0xFFFF_FFFF
+        if name == "F_DUPFD_CLOEXEC":
+            call.text = f"fcntl({file.name}, {name}, {value})"
+            return self.move(call, file, value)
         wanted = FD_CLOEXEC if name == "F_SETFD" else O_RDWR | O_NONBLOCK
         call.text = f"fcntl({file.name}, {name}, {'FD_CLOEXEC' if name == 'F_SETFD' else 'O_RDWR|O_NONBLOCK'})"
         if value != wanted:
@@ -455,6 +489,24 @@ class Darwin(LibSystem):
             if file.is_broken:
                 raise CallError(EINVAL)
             file.nonblocking = True
+        return 0
+
+    def move(self, call: Call, file: Queue | Socket | Misplaced, lowest: int) -> int:
+        """A second descriptor, which only a socket at a standard one's number needs."""
+        if not isinstance(file, Misplaced) or lowest < STANDARD_DESCRIPTORS:
+            raise AssertionError(f"{call.text} moves nothing out of the way")
+        call.result_text = file.socket.name
+        return self.take_number(file.socket, lowest)
+
+    def do_getsockopt(self, call: Call) -> int:
+        file = self.socket(call)
+        level_name, option_name = name_of(call.number(), "SOL_SOCKET"), name_of(call.number(), "SO_NWRITE")
+        place, size_place = call.word(), call.word()
+        call.text, call.result_text = f"getsockopt({file.name}, {level_name}, {option_name})", str(file.unsent)
+        size = struct.unpack("<I", self.machine.read(size_place, 4))[0]
+        if size != 4:
+            raise AssertionError(f"{call.text} into {size} bytes")
+        self.machine.write(place, struct.pack("<i", file.unsent))
         return 0
 
     def do_setsockopt(self, call: Call) -> int:
@@ -522,8 +574,9 @@ class Darwin(LibSystem):
         client.nonblocking = listener.nonblocking
         client.options = dict(listener.options)
         self.give_address(client, place, size_place)
-        call.result_text = client.name
-        return self.take_number(client)
+        number = self.take_number(client)
+        call.result_text = self.files[number].name
+        return number
 
     def do_read(self, call: Call) -> int:
         file, place, size = self.socket(call), call.word(), call.word()
@@ -549,7 +602,7 @@ class Darwin(LibSystem):
         return 0
 
     def do_close(self, call: Call) -> int:
-        """Takes the descriptor's knotes along."""
+        """Takes the descriptor's knotes along. A socket that was moved stays open."""
         number = call.number()
         file = self.files.pop(number, None)
         if file is None:
@@ -655,8 +708,8 @@ class Darwin(LibSystem):
             raise AssertionError(f"a change of {filter_name} has flags {change.flags:#x}")
         if change.fflags:
             flags.append(name_of(change.fflags, "NOTE_TRIGGER"))
-        if filter_name != "EVFILT_USER" and change.ident not in self.files:
-            raise AssertionError(f"a change of {filter_name} of descriptor {change.ident}, which is closed")
+        if filter_name != "EVFILT_USER" and not isinstance(self.files.get(change.ident), Socket):
+            raise AssertionError(f"a change of {filter_name} of descriptor {change.ident}, where no socket should be")
         if change.data or not flags or (change.fflags and filter_name != "EVFILT_USER"):
             raise AssertionError(f"a change that nobody can have meant: {change}")
         knote = queue.knotes.get((change.ident, change.filter))

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -59,16 +60,33 @@ def write(name: str, data: bytes, taken: int | None = None) -> str:
     return f"write({name}, {data!r}) = {len(data) if taken is None else taken}"
 
 
+def made_ready(name: str) -> tuple[str, ...]:
+    """The calls that give what was accepted its flags."""
+    return (
+        f"fcntl({name}, F_GETFL) = O_RDWR|O_NONBLOCK",
+        f"fcntl({name}, F_SETFL, O_RDWR|O_NONBLOCK) = 0",
+        f"fcntl({name}, F_SETFD, FD_CLOEXEC) = 0",
+    )
+
+
+def moved(call: str, name: str, number: int) -> tuple[str, ...]:
+    """The calls that make this at a standard descriptor's number, and move it out of the way."""
+    return (
+        f"{call} = {name} at {number}",
+        f"fcntl({name} at {number}, F_DUPFD_CLOEXEC, 3) = {name}",
+        f"close({name} at {number}) = 0",
+    )
+
+
+def unsent(name: str, count: int) -> str:
+    return f"getsockopt({name}, SOL_SOCKET, SO_NWRITE) = {count}"
+
+
 def accepted(*names: str) -> tuple[str, ...]:
     """The calls that take these clients in, and find no other."""
-    calls = []
+    calls: list[str] = []
     for name in names:
-        calls += [
-            f"accept(listener) = {name}",
-            f"fcntl({name}, F_GETFL) = O_RDWR|O_NONBLOCK",
-            f"fcntl({name}, F_SETFL, O_RDWR|O_NONBLOCK) = 0",
-            f"fcntl({name}, F_SETFD, FD_CLOEXEC) = 0",
-        ]
+        calls += [f"accept(listener) = {name}", *made_ready(name)]
     return (*calls, "accept(listener) = EAGAIN")
 
 
@@ -171,6 +189,7 @@ class Run:
             "reply_len": len("system: {message}"),
             "read_size": READ_SIZE,
             "max_message": 1000,
+            "max_buffered": 1 << 20,
             "idle_timeout_ns": IDLE_MS * MILLISECOND_NS,
             "backlog": 5,
             "batch": BATCH,
@@ -183,6 +202,15 @@ class Run:
         out, step = self.kernel.place(bytes(8)), self.kernel.place(bytes(4))
         self.call("kqn_server_open", out, self.kernel.place(bytes(self.ffi.buffer(settings))), step)
         self.server = self.machine.read_word(out)
+
+    def networks(self, *networks: tuple[str, int, bool]) -> dict[str, Any]:
+        """The settings that let clients of these IPv4 networks in, or keep them out."""
+        listed = [
+            (list(socket.inet_pton(socket.AF_INET6, f"::ffff:{host}")), 96 + bits, is_allowed)
+            for host, bits, is_allowed in networks
+        ]
+        place = self.kernel.place(bytes(self.ffi.buffer(self.ffi.new("struct kqn_network[]", listed))))
+        return {"networks": self.ffi.cast("struct kqn_network *", place), "network_count": len(listed)}
 
     def serve(self, *situations: Callable[["Run"], Script]) -> None:
         """Runs the loop through these situations, each of which has its name in its docstring."""
@@ -251,7 +279,10 @@ class Run:
     def check_journal(self, stats: Any, peers: list[Socket]) -> None:
         records = self.records()
         connected = [record for record in records if record.kind == self.numbers.KQN_RECORD_CONNECTED]
-        addresses = [self.ffi.string(record.peer).decode() for record in connected]
-        self.check(addresses == [self.addresses[peer.name] for peer in peers], f"connected: {addresses}")
+        denied = [record for record in records if record.reason == self.numbers.KQN_REASON_DENIED]
+        told, denied_told = ([self.ffi.string(record.peer).decode() for record in some] for some in (connected, denied))
+        met = [self.addresses[peer.name] for peer in peers]
+        self.check(told == [address for address in met if address not in denied_told], f"connected: {told}")
+        self.check(len(denied_told) == stats.closed[self.numbers.KQN_REASON_DENIED], f"denied: {denied_told}")
         received = sum(record.kind == self.numbers.KQN_RECORD_RECEIVED for record in records)
         self.check(received == stats.messages, f"{received} messages in the journal")

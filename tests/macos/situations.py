@@ -17,15 +17,21 @@ from scripted import (
     Script,
     accepted,
     events,
+    made_ready,
+    moved,
     read,
     read_gone,
     read_off,
     read_on,
+    unsent,
     wait,
     write,
     write_gone,
     write_on,
 )
+
+LIMIT_MS = 1000  # of a message that has begun, and of a peer that takes nothing
+SWEEP_MS = LIMIT_MS / 4
 
 
 def descriptors(run: Run) -> None:
@@ -75,7 +81,7 @@ def line_server(run: Run) -> None:
         stops,
         lingers,
     )
-    run.expect(events("none"), "close(hal) = 0")
+    run.expect(events("none"), unsent("hal", 0), "close(hal) = 0")
     lingered_ms = (run.kernel.now_ns - run.stopped_ns) / MILLISECOND_NS
     run.check(1000 <= lingered_ms <= 1050, f"the last connection lingers for {lingered_ms} ms")
     run.situation("The counters balance, every peer has its answers once, and nothing is left behind.")
@@ -101,6 +107,39 @@ def is_answered(run: Run, name: str, said: bytes) -> Script:
     run.peers[name].say(said)
     yield 0
     run.expect(events(f"EVFILT_READ {name} {len(said)}"), read(name, said), write(name, line_answers(said)), IDLE)
+
+
+def is_owed(run: Run, name: str, is_heard: bool = True) -> Script:
+    """A message whose answer finds no room."""
+    peer = run.peers[name]
+    peer.room = 0
+    peer.say(b"x\n", is_heard)
+    yield 0
+    run.expect(
+        events(f"EVFILT_READ {name} 2"),
+        read(name, b"x\n"),
+        f"write({name}, b'system: x\\n') = EAGAIN",
+        wait(read_off(name), write_on(name)),
+    )
+
+
+def is_given(run: Run, name: str) -> Script:
+    """There is room for the answer that is owed."""
+    run.peers[name].room = 1000
+    yield 0
+    run.expect(
+        events(f"EVFILT_WRITE {name} 1000"),
+        write(name, b"system: x\n"),
+        wait(read_on(name), write_gone(name)),
+    )
+
+
+def check_closed(run: Run, name: str, begun_ns: int, timeout_ms: float) -> None:
+    """It was closed when this timeout had passed, and no later than the next look at it."""
+    closed_ns = run.peers[name].closed_at_ns
+    assert closed_ns is not None
+    waited_ms = (closed_ns - begun_ns) / MILLISECOND_NS
+    run.check(timeout_ms <= waited_ms <= timeout_ms * 5 / 4, f"closed after {waited_ms} ms")
 
 
 def accepts_two(run: Run) -> Script:
@@ -165,23 +204,8 @@ def writes_short(run: Run) -> Script:
 
 def cannot_write(run: Run) -> Script:
     """A write that would block is made anew when WRITE says so."""
-    bob = run.peers["bob"]
-    bob.room = 0
-    bob.say(b"x\n")
-    yield 0
-    run.expect(
-        events("EVFILT_READ bob 2"),
-        read("bob", b"x\n"),
-        "write(bob, b'system: x\\n') = EAGAIN",
-        wait(read_off("bob"), write_on("bob")),
-    )
-    bob.room = 1000
-    yield 0
-    run.expect(
-        events("EVFILT_WRITE bob 1000"),
-        write("bob", b"system: x\n"),
-        wait(read_on("bob"), write_gone("bob")),
-    )
+    yield from is_owed(run, "bob")
+    yield from is_given(run, "bob")
 
 
 def ends_with_data(run: Run) -> Script:
@@ -354,6 +378,7 @@ def starves(run: Run) -> Script:
     yield 50
     run.expect(
         events("none"),
+        unsent("gus", 0),
         wait(write_on("gus")),
         events("EVFILT_WRITE gus *"),
         write("gus", b"system: more\n"),
@@ -379,7 +404,7 @@ def is_torn_down(run: Run) -> Script:
 def is_idle(run: Run) -> Script:
     """Who is silent for the idle timeout is closed, and who speaks is not."""
     yield from comes(run, "joe")
-    joe, begun_ns = run.peers["joe"], run.kernel.now_ns
+    begun_ns = run.kernel.now_ns
     yield IDLE_MS * 0.6
     said: list[str] = []
     for name in ("fay", "hal", "ivy"):
@@ -389,9 +414,7 @@ def is_idle(run: Run) -> Script:
     run.expect(events("EVFILT_READ fay 1", "EVFILT_READ hal 1", "EVFILT_READ ivy 1"), *said, IDLE)
     yield IDLE_MS * 0.6
     run.expect(events("none"), "close(joe) = 0", IDLE)
-    assert joe.closed_at_ns is not None
-    silent_ms = (joe.closed_at_ns - begun_ns) / MILLISECOND_NS
-    run.check(IDLE_MS <= silent_ms <= IDLE_MS * 5 / 4, f"closed after {silent_ms} ms")
+    check_closed(run, "joe", begun_ns, IDLE_MS)
 
 
 def is_woken(run: Run) -> Script:
@@ -430,6 +453,7 @@ def stops(run: Run) -> Script:
         write("fay", b"system: the last\n"),
         *accepted("kim"),
         "accept(listener) = EAGAIN",
+        "close(listener) = 0",
         "read(fay, 32) = EAGAIN",
         "shutdown(fay, SHUT_WR) = 0",
         "read(hal, 32) = EAGAIN",
@@ -438,7 +462,6 @@ def stops(run: Run) -> Script:
         write("kim", b"system: just in time\n"),
         "read(kim, 32) = EAGAIN",
         "shutdown(kim, SHUT_WR) = 0",
-        "close(listener) = 0",
         wait(read_on("kim")),
     )
 
@@ -500,6 +523,122 @@ def has_many_changes(run: Run) -> Script:
     run.expect(*lines)
 
 
+def limits_server(run: Run) -> None:
+    """Limits on time, on who may connect, and on what numbers descriptors may have."""
+    run.situation("A listener that would be a standard descriptor is moved out of their range.")
+    run.kernel.lowest_number = 0
+    networks = run.networks(("192.0.2.0", 24, True), ("198.51.100.0", 24, False), ("198.51.100.7", 32, True))
+    limit_ns = LIMIT_MS * MILLISECOND_NS
+    limits = {"idle_timeout_ns": 0, "message_timeout_ns": limit_ns, "write_timeout_ns": limit_ns}
+    run.open(host=run.text("127.0.0.1"), framing=run.numbers.KQN_FRAMING_LINE, **networks, **limits)
+    run.kernel.lowest_number = darwin.STANDARD_DESCRIPTORS
+    run.expect(
+        *moved("socket(AF_INET, SOCK_STREAM)", "listener", 0),
+        *TCP_OPENED,
+        "bind(listener, 127.0.0.1 port 0) = 0",
+        *LISTENING,
+        *QUEUE_OPENED,
+    )
+    run.serve(is_moved, is_denied, takes_slowly, takes_nothing, is_unfinished, stops_alone)
+    run.situation("The second server leaves nothing behind.")
+    run.finish({"EOF": 4, "MESSAGE_TIMEOUT": 1, "WRITE_TIMEOUT": 1, "DENIED": 1}, line_answers)
+
+
+def leaves(run: Run, name: str) -> Script:
+    """A client that is owed nothing ends."""
+    run.peers[name].end()
+    yield 0
+    run.expect(events(f"EVFILT_READ {name} 0 EV_EOF"), read(name, b""), f"close({name}) = 0", IDLE)
+
+
+def is_moved(run: Run) -> Script:
+    """A client that would be a standard descriptor is moved, and served at its new one."""
+    for name, number in (("ned", 1), ("ora", 2)):
+        run.kernel.lowest_number = number
+        run.arrive(name)
+        yield 0
+        run.expect(
+            events("EVFILT_READ listener 1"),
+            *moved("accept(listener)", name, number),
+            *made_ready(name),
+            "accept(listener) = EAGAIN",
+            wait(read_on(name)),
+        )
+        yield from is_answered(run, name, b"hello\n")
+        yield from leaves(run, name)
+    run.kernel.lowest_number = darwin.STANDARD_DESCRIPTORS
+
+
+def is_denied(run: Run) -> Script:
+    """A client whose address is denied is closed unread, and the one behind it is served."""
+    run.arrive("pia", "198.51.100.9").say(b"let me in\n", is_heard=False)
+    run.arrive("ray", "198.51.100.7")
+    yield 0
+    run.expect(
+        events("EVFILT_READ listener 2"),
+        "accept(listener) = pia",
+        *made_ready("pia"),
+        "close(pia) = 0",
+        *accepted("ray"),
+        wait(read_on("ray")),
+    )
+    yield from is_answered(run, "ray", b"thanks\n")
+    yield from leaves(run, "ray")
+
+
+def falls_behind(run: Run, name: str, is_heard: bool) -> Script:
+    """A client that does not take the answer to its first message, so that the next answer finds no room."""
+    yield from comes(run, name)
+    yield from is_answered(run, name, b"hello\n")
+    yield from is_owed(run, name, is_heard)
+
+
+def takes_slowly(run: Run) -> Script:
+    """A peer for which the kernel holds ever less is not closed, though nothing can be written for long."""
+    yield from falls_behind(run, "tom", is_heard=True)
+    for count in (14, 9, 4):
+        run.peers["tom"].unsent = count
+        yield 3 * SWEEP_MS
+        run.expect(*3 * (events("none"), unsent("tom", count), IDLE))
+    yield from is_given(run, "tom")
+    yield from leaves(run, "tom")
+
+
+def takes_nothing(run: Run) -> Script:
+    """A peer for which the kernel goes on to hold as much is closed in time."""
+    yield from falls_behind(run, "uma", is_heard=False)
+    begun_ns, run.peers["uma"].unsent = run.kernel.now_ns, 14
+    yield LIMIT_MS * 1.3
+    run.expect(
+        *3 * (events("none"), unsent("uma", 14), IDLE),
+        events("none"),
+        unsent("uma", 14),
+        "close(uma) = 0",
+        IDLE,
+    )
+    check_closed(run, "uma", begun_ns, LIMIT_MS)
+
+
+def is_unfinished(run: Run) -> Script:
+    """A message that is not finished in time ends its connection, though more of it comes."""
+    yield from comes(run, "sue")
+    sue, begun_ns = run.peers["sue"], run.kernel.now_ns
+    sue.say(b"hel", is_heard=False)
+    yield LIMIT_MS * 0.6
+    run.expect(events("EVFILT_READ sue 3"), read("sue", b"hel"), IDLE)
+    sue.say(b"lo", is_heard=False)
+    yield LIMIT_MS * 0.6
+    run.expect(events("EVFILT_READ sue 2"), read("sue", b"lo"), IDLE, events("none"), "close(sue) = 0", IDLE)
+    check_closed(run, "sue", begun_ns, LIMIT_MS)
+
+
+def stops_alone(run: Run) -> Script:
+    """The stop, without any client."""
+    run.stop()
+    yield 0
+    run.expect(*WOKEN, events("EVFILT_USER 0 0"), "accept(listener) = EAGAIN", "close(listener) = 0")
+
+
 def ipv6_server(run: Run) -> None:
     """Framing by reads, over IPv6."""
     run.situation("A socket for IPv6 takes IPv4 as well.")
@@ -513,7 +652,7 @@ def ipv6_server(run: Run) -> None:
         *QUEUE_OPENED,
     )
     run.serve(surrounds)
-    run.situation("The second server leaves nothing behind.")
+    run.situation("The third server leaves nothing behind.")
     run.finish({"EOF": 1}, lambda said: REPLY + said)
 
 
@@ -536,9 +675,7 @@ def surrounds(run: Run) -> Script:
         "close(lea) = 0",
         IDLE,
     )
-    run.stop()
-    yield 0
-    run.expect(*WOKEN, events("EVFILT_USER 0 0"), "accept(listener) = EAGAIN", "close(listener) = 0")
+    yield from stops_alone(run)
 
 
 def unix_server(run: Run) -> None:
@@ -557,7 +694,7 @@ def unix_server(run: Run) -> None:
         *QUEUE_OPENED,
     )
     run.serve(removes_file)
-    run.situation("The third server leaves nothing behind.")
+    run.situation("The fourth server leaves nothing behind.")
     run.finish({"EOF": 1}, lambda said: bytes([0, 0, 0, 6 + said[3]]) + b"unix: " + said[4:])
 
 
