@@ -105,7 +105,11 @@ class RunningServer:
         )
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
-        self.address = self.wait_for(r"Server started on ([^\s\"]+)")[1]
+        try:
+            self.address = self.wait_for(r"Server started on ([^\s\"]+)")[1]
+        except AssertionError:
+            self.clean_up()
+            raise
         self.port = int(self.address.rpartition(":")[2]) if not self.address.startswith("unix:") else 0
         self._descriptors = self.descriptor_count()
 

@@ -716,18 +716,16 @@ def test_a_run_leaves_nothing_behind(no_descriptor_left: None) -> None:
 
 
 def test_many_connections_are_exercised_at_once() -> None:
-    """19,000 connections, or as many as this machine's limits allow, are opened and answered without an error."""
+    """4,000 connections, or as many as this machine's limits allow, are opened and answered without an error."""
     from kqnative import _native
 
-    most = _native.raise_descriptor_limit(0) - 200
-    count = min(19_000, most, 19_000 if sys.platform == "linux" else 4_000)
-    sources = ("127.0.0.2", "127.0.0.3", "127.0.0.4") if sys.platform == "linux" else ()
+    count = min(4_000, _native.raise_descriptor_limit(0) - 200)
     command = [sys.executable, "-m", "kqnative", "--host", "127.0.0.1", "--port", "0", "--framing", "line"]
     with subprocess.Popen([*command, "--log-rate", "0"], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         target = server.stderr.readline().split()[-1]
         try:
-            result = load(target, messages=2 * count, connections=count, source=sources, timeout=30)
+            result = load(target, messages=2 * count, connections=count, timeout=30)
         finally:
             server.terminate()
             server.stderr.read()
