@@ -7,9 +7,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-from conftest import RunningServer, read_exactly
+from conftest import RunningServer, line_message, read_exactly, u32_message
 
 MOST_GAP_S = 1.0
+FRAMED = {"stream": bytes, "line": line_message, "u32": u32_message}
 
 
 class Witness:
@@ -21,12 +22,17 @@ class Witness:
     """
 
     def __init__(
-        self, server: RunningServer, *, connections: int = 1, line: bool = False, most_gap_s: float | None = MOST_GAP_S
+        self,
+        server: RunningServer,
+        *,
+        framing: str = "stream",
+        connections: int = 1,
+        most_gap_s: float | None = MOST_GAP_S,
     ) -> None:
         self.answered = 0
         self.longest_gap_s = 0.0
         self._most_gap_s = most_gap_s
-        self._ending = b"\n" if line else b""
+        self._framed = FRAMED[framing]
         self._clients = [server.connect() for _ in range(connections)]
         self._tag = os.urandom(4).hex().encode()
         self._error: Exception | None = None
@@ -35,23 +41,22 @@ class Witness:
 
     def _watch(self) -> None:
         try:
-            self._exchange_all()
-            while not self._is_over.wait(0.001):
-                self._exchange_all()
+            is_last = False  # an exchange is made after the block, too: the server is alive then
+            while not is_last:
+                is_last = self._is_over.wait(0.001)
+                for client in self._clients:
+                    self._exchange(client)
         except (OSError, AssertionError) as error:
             self._error = error
 
-    def _exchange_all(self) -> None:
-        for client in self._clients:
-            self._exchange(client)
-
     def _exchange(self, client: socket.socket) -> None:
-        message = b"%s %d" % (self._tag, self.answered) + self._ending
+        text = b"%s %d" % (self._tag, self.answered)
+        expected = self._framed(b"system: " + text)
         asked_at = time.monotonic()
-        client.sendall(message)
-        answer = read_exactly(client, 8 + len(message))
+        client.sendall(self._framed(text))
+        answer = read_exactly(client, len(expected))
         self.longest_gap_s = max(self.longest_gap_s, time.monotonic() - asked_at)
-        assert answer == b"system: " + message, f"the witness was answered {answer!r}"
+        assert answer == expected, f"the witness was answered {answer!r}"
         self.answered += 1
 
     def __enter__(self) -> Self:

@@ -257,7 +257,7 @@ static int turn(struct kqn_worker *worker)
     if (rc < 0)
         return rc;
     kqn_worker_set_stamp(worker);
-    worker->waited_ms = worker->now_ms;
+    worker->waited_ms = (uint32_t)(worker->loop.now_ns / ms_ns);
     kqn_loop_dispatch(&worker->loop, on_event);
     kqn_reply_batch(worker);
     if (worker->orphaned)

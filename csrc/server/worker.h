@@ -28,8 +28,10 @@ struct kqn_worker {
     struct kqn_loop loop; /* first: the loop's handler finds its worker */
     struct kqn_server *server;
     int index;
-    uint32_t now_ms;    /* the loop's coarse clock, for the stamps of connections; wraps after 49 days */
-    uint32_t waited_ms; /* the same when the last wait returned, by which deadlines are judged */
+    /* The loop's coarse clock in ms, which wraps after 49 days. Stamps are rounded up and what they are judged by is
+     * rounded down, so that no timeout ends early. */
+    uint32_t now_ms;    /* for the stamps of connections */
+    uint32_t waited_ms; /* when the last wait returned, by which deadlines are judged */
 
     /* Reading: the template's prefix, or a short unfinished message, goes in front of the bytes that are read, and
      * the template's suffix behind them. */
@@ -69,7 +71,7 @@ int kqn_worker_run(struct kqn_worker *worker);
 /* Takes the loop's coarse clock as the stamp from now on. */
 static inline void kqn_worker_set_stamp(struct kqn_worker *worker)
 {
-    worker->now_ms = (uint32_t)(worker->loop.now_ns / 1000000);
+    worker->now_ms = (uint32_t)((worker->loop.now_ns + 999999) / 1000000);
 }
 
 /* Brings the coarse clock and the stamp up to date, after something in the turn took long. */

@@ -96,7 +96,7 @@ def test_descriptors_that_run_out_are_counted_as_such(serve: Serve) -> None:
     """A tester whose limit of descriptors is lowered under it counts no_descriptor, and the messages of the others."""
     server = serve("--framing", "line", "--log-rate", "0")
     without_clients = socket_count(server.process.pid)
-    with Witness(server, line=True):
+    with Witness(server, framing="line"):
         load = Loading(server, "-c", "20", "-d", "0.5", "--warmup", "0", "--reconnect-every", "5")
         wait_until(lambda: socket_count(server.process.pid) > without_clients + 10, "the load is on")
         resource.prlimit(load.process.pid, resource.RLIMIT_NOFILE, (12, 1_000))

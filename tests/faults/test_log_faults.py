@@ -67,7 +67,7 @@ def test_a_broken_standard_error_ends_nothing() -> None:
     """When the reader of the log has gone, no signal ends the server, no client waits, and nothing spins."""
     with pipe() as (reader, writer), BareServer(*EVERY_LINE, stderr=writer) as server:
         os.close(writer)
-        with Witness(server, line=True) as witness:
+        with Witness(server, framing="line") as witness:
             send_lines(server, 100)
             os.close(reader)
             send_lines(server, 20_000)
@@ -99,7 +99,7 @@ def test_a_stopped_reader_of_the_log_stops_no_loop() -> None:
         os.close(writer)
         os.close(reader)
         cat.send_signal(signal.SIGSTOP)
-        with Witness(server, line=True) as witness:
+        with Witness(server, framing="line") as witness:
             send_lines(server, count)
             time.sleep(PATIENCE_S + 0.1)  # a line that nobody takes is given up after so long
             send_lines(server, count)
@@ -128,7 +128,7 @@ def test_a_stopped_reader_of_the_log_stops_no_loop() -> None:
 def test_a_full_disk_ends_nothing() -> None:
     """With a standard error that has no room from the start, clients are served, and the stop is clean."""
     with open("/dev/full", "wb") as full, BareServer(*EVERY_LINE, stderr=full) as server:
-        with Witness(server, line=True) as witness:
+        with Witness(server, framing="line") as witness:
             send_lines(server, 20_000)
             wait_until_read(witness)
         check_rests(server)
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_is_written_to_when_it_has_room_again(tmp_path: Pat
         def text() -> bytes:
             return os.pread(log.fileno(), SMALL_DISK_BYTES, 0)
 
-        with Witness(server, line=True):
+        with Witness(server, framing="line"):
             wait_until(lambda: text().startswith(b"Server started on "), "the log has its first line")
             while len(text()) < SMALL_DISK_BYTES:
                 send_lines(server, 200)
@@ -174,7 +174,7 @@ def test_a_disk_that_fails_costs_lines_and_no_more(tmp_path: Path) -> None:
     fails = "inject=write:error=EIO:when=3..22"
     through = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(log), "-e", fails)
     with log.open("wb") as file, BareServer("--framing", "line", through=through, stderr=file) as server:
-        with Witness(server, line=True):
+        with Witness(server, framing="line"):
             for _ in range(20):
                 send_lines(server, 1)
             wait_until(lambda: b" log lines were lost" in log.read_bytes(), "it is said what was lost")
@@ -238,7 +238,7 @@ def test_a_flood_of_bad_clients_makes_few_lines(tmp_path: Path) -> None:
         options = ("--framing", "line", "--max-message", "64", "--log-rate", "50", "--log-format", "json")
         with BareServer(*options, stderr=file) as server:
             begun = time.monotonic()
-            with Witness(server, line=True) as witness, ThreadPoolExecutor(4) as four_at_a_time:
+            with Witness(server, framing="line") as witness, ThreadPoolExecutor(4) as four_at_a_time:
                 list(four_at_a_time.map(come_and_go, [server] * 4, [750] * 4))
             lasted_s = time.monotonic() - begun
             server.kill()

@@ -118,7 +118,7 @@ def test_an_address_space_that_is_used_up_ends_those_who_want_more(serve: Serve)
     """At RLIMIT_AS whose message finds no memory is closed for that; the others are served, and new ones too."""
     server = serve("--framing", "line", "--max-message", "4M", "--max-buffered", "1G", "--log-rate", "0")
     pid = server.process.pid
-    with Witness(server, line=True) as witness:
+    with Witness(server, framing="line") as witness:
         before = resource.prlimit(pid, resource.RLIMIT_AS)
         resource.prlimit(pid, resource.RLIMIT_AS, (mapped_bytes(pid) + 32 * MIB, before[1]))
         clients = [server.connect() for _ in range(40)]

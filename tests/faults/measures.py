@@ -1,0 +1,74 @@
+"""What tests of faults see of a server's process, and do to it."""
+
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from conftest import RunningServer, wait_until
+from witness import Witness
+
+
+def cpu_s(server: RunningServer) -> float:
+    """Processor time that the server has used: Linux numbers the clock of a process so."""
+    return time.clock_gettime(~server.process.pid << 3 | 2)
+
+
+def own_bytes(server: RunningServer) -> int:
+    """Memory that the server has written to and shares with nobody."""
+    return _kib(server, "smaps_rollup", "Private_Dirty") * 1024
+
+
+def peak_bytes(server: RunningServer) -> int:
+    """The most memory that the server has had so far."""
+    return _kib(server, "status", "VmHWM") * 1024
+
+
+def _kib(server: RunningServer, file: str, name: str) -> int:
+    text = Path(f"/proc/{server.process.pid}/{file}").read_text()
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def wait_until_read(witness: Witness, loops: int = 1) -> None:
+    """Returns when the server has read all that was sent before: each loop has answered what was sent after that."""
+    answered = witness.answered + 1 + loops  # the first may have been on its way before
+    wait_until(lambda: witness.answered >= answered, "the witness is answered")
+
+
+@contextmanager
+def paused(server: RunningServer) -> Iterator[None]:
+    """The server's process stands still: what is done meanwhile it sees all at once."""
+    status = Path(f"/proc/{server.process.pid}/status")
+    server.kill(signal.SIGSTOP)
+    try:
+        wait_until(lambda: "\nState:\tT" in status.read_text(), "the process stands still")
+        yield
+    finally:
+        server.kill(signal.SIGCONT)
+
+
+@contextmanager
+def traced(server: RunningServer, log: Path, calls: str, *injected: str) -> Iterator[None]:
+    """strace writes these calls of a server into a file and makes some fail, as "recvfrom:error=EIO:when=1" says.
+
+    `when` counts each thread's own calls. Once this has ended, the file is whole.
+    """
+    options = [option for one in injected for option in ("-e", f"inject={one}")]
+    command = ["strace", "-f", "-o", str(log), "-e", f"trace={calls}", *options, "-p", str(server.process.pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr
+        first = tracer.stderr.readline()
+        rest = threading.Thread(target=tracer.stderr.read)
+        rest.start()
+        try:
+            assert "attached" in first, first
+            yield
+        finally:
+            tracer.terminate()  # which lets the server go
+            rest.join()
