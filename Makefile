@@ -2,6 +2,8 @@
 PYTHON = python3
 VENV = .venv
 ARGS =
+MINUTES = 10
+SECONDS = 60
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -12,6 +14,13 @@ OBJECT = .cache/lint.o
 help:
 	@echo 'make run     build into $(VENV) and serve on 0.0.0.0:8080; options: make run ARGS="--port 9000"'
 	@echo 'make test    run the tests; one file: make test ARGS=tests/test_server.py'
+	@echo 'make simulate   run the C server on a scripted system for ever; one seed again: ARGS="--replay 123"'
+	@echo 'make fuzz       run the fuzz targets with clang, each for SECONDS=60'
+	@echo 'make soak       clients of all kinds for MINUTES=10, while memory and descriptors are watched'
+	@echo 'make c100k      hold 100,000 connections over several server processes (Linux)'
+	@echo 'make coverage   which lines of the C the tests run, with a floor for each file (gcc)'
+	@echo 'make mutants    break the C in one place at a time, and count how often the tests notice'
+	@echo 'make sanitize   a part of the tests with the C module under ASan and UBSan (gcc, Linux)'
 	@echo 'make lint    check style, types and compiler warnings'
 	@echo 'make cross   compile and link for macOS and the BSDs, and look at what came out'
 	@echo 'make macos-wheels   make the macOS wheels in .cache/macos, look at them and run their C core'
@@ -26,6 +35,27 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.test
 	@exec '$(BIN)/python' -m pytest $(ARGS)
+
+simulate:
+	@exec $(PYTHON) tests/simulate.py $(ARGS)
+
+fuzz:
+	@exec $(PYTHON) tests/fuzz.py --seconds '$(SECONDS)' $(ARGS)
+
+soak: $(VENV)/.installed $(VENV)/.test
+	@exec '$(BIN)/python' tests/soak.py --minutes '$(MINUTES)' $(ARGS)
+
+c100k: $(VENV)/.installed $(VENV)/.test
+	@exec '$(BIN)/python' tests/c100k.py $(ARGS)
+
+coverage: $(VENV)/.installed $(VENV)/.test
+	@exec '$(BIN)/python' tests/coverage.py
+
+mutants:
+	@exec $(PYTHON) tests/mutate.py $(ARGS)
+
+sanitize: $(VENV)/.installed $(VENV)/.test
+	@exec '$(BIN)/python' tests/sanitize.py $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -108,4 +138,4 @@ always:
 
 # One pip at a time.
 .NOTPARALLEL:
-.PHONY: help run test lint cross macos-wheels bench clean always
+.PHONY: help run test simulate fuzz soak c100k coverage mutants sanitize lint cross macos-wheels bench clean always

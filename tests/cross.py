@@ -183,7 +183,10 @@ def generate_module() -> Path:
 
 
 def is_program(source: Path) -> bool:
-    return re.search(r"^int main\(", source.read_text(), re.MULTILINE) is not None
+    """Whether it is a program of the whole core. Those that put something in the place of a part are run here alone."""
+    text = source.read_text()
+    replaces = re.search(r'^#include "fake/', text, re.MULTILINE)
+    return re.search(r"^int main\(", text, re.MULTILINE) is not None and not replaces
 
 
 @dataclass(slots=True)

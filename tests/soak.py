@@ -158,7 +158,7 @@ def run(duration_s: float, seed: int, folder: Path) -> str:
     with contextlib.ExitStack() as stack:
         server = SoakedServer(folder, {} if duration_s >= LONG_S else GIVE_BACK)
         stack.callback(server.clean_up)
-        with Witness(server, connections=LOOPS, line=True) as witness:
+        with Witness(server, connections=LOOPS, framing="line") as witness:
             testers = []
             for number, manner in enumerate((LOCK_STEP, PIPELINED, COMING_AND_GOING)):
                 lines = lines_of_many_lengths(chooser, folder / f"{number}.txt")

@@ -1,6 +1,5 @@
-"""What the built module, its descriptors, its log and SECURITY.md owe to whoever must trust a server."""
+"""What the built module, its descriptors and its log owe to whoever must trust a server."""
 
-import ast
 import json
 import os
 import platform
@@ -205,38 +204,3 @@ def test_an_exception_with_a_clients_bytes_forges_no_line(log_format: str, serve
     text = server.lines if log_format == "text" else "\n".join(messages).split("\n")
     assert all(about.match(line.removeprefix("error: ")) for line in text if "forged" in line)
     assert r"\x1b[2J \u202e\x00\xff" in "".join(line for line in text if line.startswith("  "))
-
-
-# --- SECURITY.md ---
-
-TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-
-
-@pytest.fixture(scope="module")
-def page() -> str:
-    """The text of SECURITY.md."""
-    return (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-
-
-def functions_of(path: Path) -> set[str]:
-    """The names of a file's functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-
-
-def test_every_test_that_the_security_page_names_is_there(page: str) -> None:
-    """Each attack has a test, and each test that is named is a function of its file."""
-    rows = [line for line in page.split("## Attacks tried")[1].splitlines() if line.startswith("| ")][1:]
-    assert len(rows) > 20
-    for row in rows:
-        assert TEST_NAME.search(row), f"no test in {row}"
-    for path, name in TEST_NAME.findall(page):
-        assert name in functions_of(ROOT / path), f"{path} has no {name}"
-
-
-def test_the_security_page_has_the_limits_as_they_are(page: str) -> None:
-    """Each default in its table of limits is the one in the README's table of options, which is made from them."""
-    rows = re.findall(r"^\| (`--[a-z-]+` \| `[^`]+` \|)", page, re.MULTILINE)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(rows) >= 7
-    assert [row for row in rows if f"| {row}" not in readme] == []

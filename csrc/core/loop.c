@@ -138,16 +138,26 @@ static bool is_moot(const struct kqn_watch *watch, const struct kevent *event)
     return (event->flags & EV_ERROR) && !(watch->told & filter_bits);
 }
 
+/* A change that failed is not in: or the same wish, said again, would change nothing, and nobody would be told. */
+static void untell(struct kqn_watch *watch, const struct kevent *event)
+{
+    unsigned filter_bits = event->filter == EVFILT_WRITE ? KQN_WANT_WRITE : KQN_WANT_READ | KQN_WANT_READ_KEPT;
+    watch->told = (uint8_t)(watch->told & ~filter_bits);
+}
+
 void kqn_loop_dispatch(struct kqn_loop *loop, kqn_loop_handler *handler)
 {
     loop->events_taken += (uint64_t)loop->event_count;
     for (int i = 0; i < loop->event_count; i++) {
         const struct kevent *event = &loop->events[i];
         struct kqn_watch *watch = kqn_slab_find(&loop->watches, kqn_event_udata(event));
-        if (!watch || watch->ended)
+        if (!watch || watch->ended) {
             loop->stale_events++;
-        else if (!is_moot(watch, event))
+        } else if (!is_moot(watch, event)) {
+            if (event->flags & EV_ERROR)
+                untell(watch, event);
             handler(loop, watch, event);
+        }
     }
 }
 

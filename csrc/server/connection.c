@@ -13,6 +13,27 @@ enum {
     DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
 };
 
+/* What has been read and will not be answered any more is unanswered, too. */
+static void count_unanswered(struct kqn_worker *worker, const uint8_t *bytes, size_t len, size_t scanned)
+{
+    struct kqn_frame frame;
+    while (kqn_framing_next(&worker->server->framing, bytes, len, false, &scanned, &frame) == 1) {
+        worker->stats.messages++;
+        worker->stats.unanswered++;
+        bytes += frame.consumed;
+        len -= frame.consumed;
+    }
+}
+
+static void drop_input(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    if (!conn->in)
+        return;
+    count_unanswered(worker, conn->in->bytes + conn->in->begin, kqn_buffer_len(conn->in), conn->in->mark);
+    kqn_pool_give(&worker->loop.pool, conn->in);
+    conn->in = NULL;
+}
+
 void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_reason reason)
 {
     if (conn->state == KQN_CONN_ENDED)
@@ -24,9 +45,9 @@ void kqn_conn_end(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_rea
     conn->starved = false; /* a sweep may still meet it in this turn */
     if (conn->out)
         worker->stats.unanswered += conn->out->mark;
-    kqn_pool_give(&worker->loop.pool, conn->in);
+    drop_input(worker, conn);
     kqn_pool_give(&worker->loop.pool, conn->out);
-    conn->in = conn->out = NULL;
+    conn->out = NULL;
     conn->state = KQN_CONN_ENDED;
     conn->reason = (uint8_t)reason;
     kqn_loop_end(&worker->loop, &conn->watch);
@@ -36,16 +57,14 @@ void kqn_conn_finish(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_
 {
     if (conn->state >= KQN_CONN_FINISHING)
         return;
-    kqn_pool_give(&worker->loop.pool, conn->in);
-    conn->in = NULL;
+    drop_input(worker, conn);
     conn->state = KQN_CONN_FINISHING;
     conn->reason = (uint8_t)reason;
 }
 
 static void linger(struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    kqn_pool_give(&worker->loop.pool, conn->in);
-    conn->in = NULL;
+    drop_input(worker, conn);
     conn->state = KQN_CONN_LINGERING;
     kqn_worker_read_clock(worker); /* a drain of many connections takes long */
     conn->progress_ms = worker->now_ms;
@@ -91,6 +110,8 @@ static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, 
     }
     kqn_output_flush(worker, conn);
     worker->answering = NULL;
+    if (conn->state > KQN_CONN_DRAINING && !worker->orphaned)
+        count_unanswered(worker, bytes + at, len - at, *scanned);
     return at;
 }
 
@@ -141,8 +162,10 @@ static void answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
     size_t used = answer_messages(worker, conn, bytes, len, false, &scanned);
     if (used == len || conn->state > KQN_CONN_DRAINING)
         return;
-    if (!kqn_hold_append(worker, conn, &conn->in, bytes + used, len - used))
+    if (!kqn_hold_append(worker, conn, &conn->in, bytes + used, len - used)) {
+        count_unanswered(worker, bytes + used, len - used, scanned);
         return;
+    }
     conn->in->mark = (uint32_t)scanned;
     if (used > 0 || held == 0)
         conn->begun_ms = worker->now_ms;
@@ -224,11 +247,13 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
 
 void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    uint64_t limit = worker->stats.bytes_in + DRAIN_READ_MAX;
-    bool has_read = !conn->out; /* whatever comes of it: a peer that never stops sending must not hold up the stop */
-    while (conn->state == KQN_CONN_OPEN && !conn->out && worker->stats.bytes_in < limit && !worker->orphaned)
-        if (!read_and_answer(worker, conn, 0))
-            break;
+    bool has_read = false; /* all that is there, or more than enough: who never stops sending holds up no stop */
+    while (!has_read && conn->state == KQN_CONN_OPEN && !conn->out && !worker->orphaned) {
+        uint64_t before = worker->stats.bytes_in;
+        has_read = !read_and_answer(worker, conn, 0);
+        conn->drained += (uint32_t)(worker->stats.bytes_in - before);
+        has_read = has_read || conn->drained >= DRAIN_READ_MAX;
+    }
     if (conn->state == KQN_CONN_OPEN && has_read) {
         conn->state = KQN_CONN_DRAINING;
         conn->reason = KQN_REASON_STOPPED;

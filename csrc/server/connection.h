@@ -39,6 +39,7 @@ struct kqn_conn {
     struct kqn_buffer *out; /* owned while bytes are unwritten, else NULL; its mark: answers that end in it */
     struct kqn_peer peer;
     uint16_t in_batch; /* its messages that wait for the hook */
+    uint32_t drained;  /* bytes read since the stop */
     int32_t unsent;    /* bytes that the kernel held for the peer at the last sweep, while bytes are unwritten */
     bool starved;      /* the kernel had no memory for its bytes; the next sweep tries again */
     uint8_t state;

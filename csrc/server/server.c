@@ -139,7 +139,7 @@ int kqn_server_run_with(struct kqn_server *server, int loop_index, kqn_answerer 
         worker->batch.answer = answer;
         worker->batch.context = context;
     }
-    return rc < 0 ? rc : kqn_worker_run(worker);
+    return worker ? kqn_worker_run(worker, rc) : rc;
 }
 
 int kqn_server_run(struct kqn_server *server, int loop_index)

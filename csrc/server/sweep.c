@@ -67,8 +67,10 @@ static bool is_owed_by_kernel(const struct kqn_conn *conn)
  * unwritten ones, and in a stop what is left of its grace. */
 static bool has_lingered(const struct kqn_worker *worker, const struct kqn_conn *conn)
 {
-    return has_passed(worker, LINGER_MS, conn->progress_ms) &&
-           (has_passed(worker, worker->server->write_timeout_ms, conn->progress_ms) || !is_owed_by_kernel(conn));
+    if (!has_passed(worker, LINGER_MS, conn->progress_ms))
+        return false;
+    return has_passed(worker, worker->server->write_timeout_ms, conn->progress_ms) ||
+           has_passed(worker, worker->server->idle_timeout_ms, conn->progress_ms) || !is_owed_by_kernel(conn);
 }
 
 static void judge(struct kqn_worker *worker, struct kqn_conn *conn)

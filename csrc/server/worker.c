@@ -300,9 +300,8 @@ static void fail(struct kqn_worker *worker, int error)
     reap(worker);
 }
 
-int kqn_worker_run(struct kqn_worker *worker)
+int kqn_worker_run(struct kqn_worker *worker, int rc)
 {
-    int rc = 0;
     atomic_store(&worker->running, true);
     while (rc == 0 && !(worker->draining && worker->loop.watches.taken_count == 0))
         rc = turn(worker);
