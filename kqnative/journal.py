@@ -41,7 +41,7 @@ def reason_text(reason: str, config: Config) -> str:
         "buffered": f"held the most of the memory for buffers, {values.show_size(config.max_buffered)}",
         "stopped": "server stopped",
         "cut": "server stopped before all answers were taken",
-        "error": "no memory or descriptor left",
+        "error": "no memory or descriptor left, or its loop failed",
     }
     return texts[reason]
 

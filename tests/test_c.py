@@ -1,5 +1,6 @@
 """The C tests: each program of tests/c is compiled with the core, under sanitizers, and its rows must pass."""
 
+import atexit
 import functools
 import os
 import shutil
@@ -9,15 +10,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from programs import CORE, WARNINGS, compile_file, compile_files, link
 
 ROOT = Path(__file__).parent.parent
 CC = os.environ.get("CC", "cc")
-CORE = sorted(
-    str(path.relative_to(ROOT))
-    for room in ("poller", "core", "server", "load")
-    for path in (ROOT / "csrc" / room).glob("*.c")
-    if path.name != "hook.c"
-)
 TSAN = ["-g", "-O1", "-fsanitize=thread"]
 POLLERS = ["epoll", "poll", "select"] if sys.platform == "linux" else ["kqueue"]
 
@@ -38,13 +34,18 @@ if not has_runtime(*ASAN):
     ASAN = ["-g", "-O1"]
 
 
+@functools.cache
+def core_objects(*flags: str) -> list[Path]:
+    """The objects of the whole core, made once for all programs with these flags."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return compile_files(CORE, Path(folder.name), CC, [*WARNINGS, *flags])
+
+
 def build(folder: Path, program: str, flags: list[str]) -> Path:
     """Compiles one program of tests/c with the whole core."""
-    out = folder / program
-    command = [CC, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Icsrc", *flags, *CORE, f"tests/c/{program}.c"]
-    done = subprocess.run([*command, "-lpthread", "-lm", "-o", out], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+    own = compile_file(f"tests/c/{program}.c", folder / f"{program}.o", CC, [*WARNINGS, *flags])
+    return link(folder / program, CC, flags, [own, *core_objects(*flags)])
 
 
 def run(program: Path, *args: str) -> list[str]:
@@ -144,5 +145,8 @@ def test_several_load_loops_race_nowhere(poller: str, drive_under_tsan: Path) ->
 
 def test_the_core_builds_in_one_plain_command(tmp_path: Path) -> None:
     """Any C11 compiler builds the whole server without Python, flags or generated files."""
-    program = build(tmp_path, "serve", [])
-    assert shutil.which(str(program))
+    out = tmp_path / "serve"
+    command = [CC, "-std=gnu11", "-Icsrc", *CORE, "tests/c/serve.c", "-lpthread", "-lm", "-o", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shutil.which(str(out))

@@ -28,7 +28,9 @@ void kqn_journal_close(struct kqn_journal *journal)
 struct kqn_record *kqn_journal_begin(struct kqn_journal *journal, enum kqn_record_kind kind)
 {
     unsigned written = atomic_load_explicit(&journal->written, memory_order_relaxed);
-    if (written - atomic_load_explicit(&journal->read, memory_order_acquire) == KQN_JOURNAL_RECORDS) {
+    unsigned waiting = written - atomic_load_explicit(&journal->read, memory_order_acquire);
+    unsigned places = kind == KQN_RECORD_LOOP_ERROR ? KQN_JOURNAL_RECORDS : KQN_JOURNAL_RECORDS - 1;
+    if (waiting >= places) {
         journal->dropped++;
         return NULL;
     }

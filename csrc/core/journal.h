@@ -1,7 +1,8 @@
 /* journal.h: what a loop has to say, handed to the thread that logs.
  * A ring of fixed-size records with one writer, the loop, and one reader at a time. Writing costs no system call and
- * never waits: a full ring drops the record and counts it. Client lines are limited to so many a second before a
- * record is written; what that leaves out is counted by kind and said about once a second. */
+ * never waits: a full ring drops the record and counts it; its last place is for the word that the loop has failed.
+ * Client lines are limited to so many a second before a record is written; what that leaves out is counted by kind and
+ * said about once a second. */
 #ifndef KQN_JOURNAL_H
 #define KQN_JOURNAL_H
 #include <stdatomic.h>

@@ -38,12 +38,21 @@ static bool has_passed(const struct kqn_worker *worker, uint32_t timeout_ms, uin
     return timeout_ms > 0 && (int32_t)(worker->waited_ms - since_ms) >= (int32_t)timeout_ms;
 }
 
-/* While the loop stood still, more bytes of a message may have come than the one read took that was made since. */
+static uint32_t forgiven(const struct kqn_worker *worker, uint32_t since_ms, uint32_t late_ms)
+{
+    int32_t age_ms = (int32_t)(worker->waited_ms - since_ms);
+    if (age_ms <= 0)
+        return since_ms;
+    return since_ms + (late_ms < (uint32_t)age_ms ? late_ms : (uint32_t)age_ms);
+}
+
+/* Time in which the loop stood still counts for nobody: what peers sent and took meanwhile only the next turns will
+ * see. Linux: a pause of the process ends epoll_wait() with EINTR, before it has looked; and a turn that was stopped
+ * in its middle goes on with its old stamp. */
 static void forgive_lateness(const struct kqn_worker *worker, struct kqn_conn *conn, uint32_t late_ms)
 {
-    int32_t age_ms = (int32_t)(worker->waited_ms - conn->begun_ms);
-    if (age_ms > 0)
-        conn->begun_ms += late_ms < (uint32_t)age_ms ? late_ms : (uint32_t)age_ms;
+    conn->begun_ms = forgiven(worker, conn->begun_ms, late_ms);
+    conn->progress_ms = forgiven(worker, conn->progress_ms, late_ms);
 }
 
 /* A kernel lets us write on only when much of its own buffer is free (Linux: a third, over a MiB), so that a slow

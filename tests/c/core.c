@@ -128,13 +128,18 @@ static void journal_is_bounded(void)
     CHECK_INT(kqn_journal_open(&journal, 10), 0);
     for (int i = 0; i < KQN_JOURNAL_RECORDS + 5; i++) {
         struct kqn_record *record = kqn_journal_begin(&journal, KQN_RECORD_CONNECTED);
-        CHECK_INT(record == NULL, i >= KQN_JOURNAL_RECORDS);
+        CHECK_INT(record == NULL, i >= KQN_JOURNAL_RECORDS - 1);
         if (!record)
             continue;
         record->fd = i;
         kqn_journal_commit(&journal);
     }
-    CHECK_INT(journal.dropped, 5);
+    CHECK_INT(journal.dropped, 6);
+    struct kqn_record *last = kqn_journal_begin(&journal, KQN_RECORD_LOOP_ERROR); /* the last place is kept for it */
+    CHECK(last);
+    last->fd = KQN_JOURNAL_RECORDS - 1;
+    kqn_journal_commit(&journal);
+    CHECK(kqn_journal_begin(&journal, KQN_RECORD_LOOP_ERROR) == NULL);
     CHECK_INT(kqn_journal_take(&journal, records, 100), 100);
     CHECK_INT(records[99].fd, 99);
     CHECK_INT(kqn_journal_take(&journal, records, KQN_JOURNAL_RECORDS), KQN_JOURNAL_RECORDS - 100);

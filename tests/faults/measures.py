@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import RunningServer, wait_until
+import pytest
+from conftest import REQUIRE_TOOLS, RunningServer, wait_until
 from witness import Witness
 
 
@@ -67,7 +68,8 @@ def traced(server: RunningServer, log: Path, calls: str, *injected: str) -> Iter
         rest = threading.Thread(target=tracer.stderr.read)
         rest.start()
         try:
-            assert "attached" in first, first
+            if "attached" not in first:
+                (pytest.fail if REQUIRE_TOOLS else pytest.skip)(f"strace may not attach to a process: {first}")
             yield
         finally:
             tracer.terminate()  # which lets the server go
