@@ -2,6 +2,7 @@
 PYTHON = python3
 VENV = .venv
 ARGS =
+JOBS = 2
 MINUTES = 10
 SECONDS = 60
 
@@ -34,7 +35,7 @@ run: $(VENV)/.installed
 	@exec '$(BIN)/python' -m kqnative $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.test
-	@exec '$(BIN)/python' -m pytest $(ARGS)
+	@exec '$(BIN)/python' -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 simulate:
 	@exec $(PYTHON) tests/simulate.py $(ARGS)

@@ -31,10 +31,13 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Says where figures go that tests measure, unless somebody has, who wants to add to them."""
     if "KQNATIVE_FIGURES" not in os.environ:
-        os.environ["KQNATIVE_FIGURES"] = tempfile.mkstemp(prefix="kqnative-figures-")[1]
+        handle, path = tempfile.mkstemp(prefix="kqnative-figures-")
+        os.close(handle)
+        os.environ["KQNATIVE_FIGURES"] = path
+        config.add_cleanup(lambda: os.unlink(path))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -43,13 +46,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if figures.exists() and (text := figures.read_text()):
         terminalreporter.section("figures")
         terminalreporter.write(text)
-
-
-def pytest_unconfigure() -> None:
-    """Leaves no file behind."""
-    figures = Path(os.environ["KQNATIVE_FIGURES"])
-    if figures.name.startswith("kqnative-figures-"):
-        figures.unlink(missing_ok=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
