@@ -86,6 +86,8 @@ def _read_table(path: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: it is nested too deeply") from error
     unknown = [name for name in tables if name != TABLE]
     if unknown:
         raise ConfigError(f"{path}: unknown table or key {shown(unknown[0])}; all stands in [{TABLE}]")

@@ -368,7 +368,7 @@ def test_name_that_is_not_utf_8_can_be_reported(tmp_path: Path) -> None:
     path = os.fsdecode(bytes(tmp_path) + b"/\xff.sock")
     done = load(f"unix:{path}", "--connect-timeout", "0.05", PYTHONIOENCODING="utf-8:strict")
     assert (done.returncode, done.stderr) == (1, "")
-    assert r"\xff.sock" in done.stdout
+    assert r"\xff.sock" in done.stdout.replace("\n", "")  # a long path is cut into lines
 
 
 def test_answer_can_be_reported_in_any_encoding() -> None:
