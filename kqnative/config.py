@@ -134,8 +134,8 @@ class Config:
         256 << 20,
         SIZE,
         "limits",
-        "memory for unfinished messages and answers not taken, shared equally by the loops; beyond it those that hold"
-        " the most are closed",
+        "memory for unfinished messages and answers not taken, in equal shares of the loops; when it is full, who holds"
+        " the most is closed; a message needs up to 5 times its bytes",
         unit="bytes",
         low=1 << 20,
         high=1 << 44,

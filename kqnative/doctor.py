@@ -74,7 +74,7 @@ def all_checks() -> Iterator[Check]:
         return
     yield _check_descriptors()
     yield from _check_pollers()
-    yield _check_low("clients that may wait", limits.backlog(), SHORT_BACKLOG)
+    yield _check_low("clients that may wait", limits.backlog(SHORT_BACKLOG), SHORT_BACKLOG)
     yield _check_low("local ports", limits.local_ports(), FEW_PORTS)
 
 

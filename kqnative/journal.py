@@ -38,7 +38,7 @@ def reason_text(reason: str, config: Config) -> str:
         "too_long": f"message longer than {config.max_message} bytes",
         "hook": "hook failed",
         "denied": "address not allowed",
-        "buffered": f"held the most of the memory for buffers, {values.show_size(config.max_buffered)}",
+        "buffered": f"held the most when max_buffered, {values.show_size(config.max_buffered)}, had no room",
         "stopped": "server stopped",
         "cut": "server stopped before all answers were taken",
         "error": "no memory or descriptor left, or its loop failed",
@@ -77,6 +77,8 @@ class Lines:
 
     def _disconnected(self, record: Record) -> None:
         why = reason_text(record.reason, self._config)
+        if record.reason == "denied":  # it was never said to be connected, nor who it is
+            why += f", {record.peer}"
         ending = f": {why}" if why else ""
         self._client(record, f"Client FD {record.fd} disconnected{ending}", reason=record.reason)
 

@@ -9,12 +9,12 @@ from kqnative.config import DESCRIPTOR_RESERVE, MOST_CONNECTIONS, Config
 # For each system: the name of its setting for a listener's queue, the names of those for the ends of the range of local
 # ports (as sysctl calls them, or as files), and what to do to have more.
 _BACKLOGS = {
-    "linux": ("/proc/sys/net/core/somaxconn", "sysctl -w net.core.somaxconn=1024"),
-    "darwin": ("kern.ipc.somaxconn", "sudo sysctl kern.ipc.somaxconn=1024"),
-    "freebsd": ("kern.ipc.soacceptqueue", "sysctl kern.ipc.soacceptqueue=1024"),
-    "openbsd": ("kern.somaxconn", "sysctl kern.somaxconn=1024"),
-    "netbsd": ("kern.somaxconn", "sysctl -w kern.somaxconn=1024"),
-    "dragonfly": ("kern.ipc.somaxconn", "sysctl kern.ipc.somaxconn=1024"),
+    "linux": ("/proc/sys/net/core/somaxconn", "sysctl -w net.core.somaxconn={wanted}"),
+    "darwin": ("kern.ipc.somaxconn", "sudo sysctl kern.ipc.somaxconn={wanted}"),
+    "freebsd": ("kern.ipc.soacceptqueue", "sysctl kern.ipc.soacceptqueue={wanted}"),
+    "openbsd": ("kern.somaxconn", "sysctl kern.somaxconn={wanted}"),
+    "netbsd": ("SOMAXCONN", "a kernel compiled with SOMAXCONN={wanted}"),
+    "dragonfly": ("kern.ipc.somaxconn", "sysctl kern.ipc.somaxconn={wanted}"),
 }
 _PORTS = {
     "linux": (("/proc/sys/net/ipv4/ip_local_port_range",), "sysctl -w net.ipv4.ip_local_port_range='1024 65535'"),
@@ -52,12 +52,12 @@ def connections(config: Config) -> tuple[int, int]:
     return limit, room if asked is None else min(asked, room)
 
 
-def backlog() -> Limit:
-    """How many clients a listener's queue may hold."""
+def backlog(wanted: int) -> Limit:
+    """How many clients a listener's queue may hold, and what lets it hold so many."""
     from kqnative import _native
 
     name, command = _BACKLOGS.get(_system(), ("somaxconn", "your system's sysctl"))
-    return Limit(_native.backlog_limit(), name, command)
+    return Limit(_native.backlog_limit(), name, command.format(wanted=wanted))
 
 
 def local_ports() -> Limit:

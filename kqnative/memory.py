@@ -3,7 +3,9 @@
 from kqnative.config import Config
 from kqnative.values import show_size
 
-CONNECTION_BYTES = 128  # of one in its loop's slab, and in the poller's table
+CONNECTION_BYTES = 96  # of one in its loop's slab, and in arrays of the poller
+TABLE_BYTES = 32  # of one descriptor in each loop's table, where kevent() is ours
+MOST_GROWTH = 5  # a message's bytes, in the block that it lies in and the one that it grew out of
 LOOP_BYTES = 2 << 20  # its journal and inbox, answers on their way, and blocks kept for the next who needs one
 EVENT_BYTES = 64  # each of a batch, and the change beside it
 HOOK_BYTES = 2 << 20  # a loop's messages on their way to a hook, and blocks kept likewise
@@ -14,11 +16,12 @@ def worst_case(config: Config, max_connections: int) -> tuple[int, str]:
     loop = LOOP_BYTES + EVENT_BYTES * config.batch + config.read_size
     if config.hook or config.hook_batch:
         loop += HOOK_BYTES + config.max_message
-    total = config.max_buffered + config.loops * loop + max_connections * CONNECTION_BYTES
+    connection = CONNECTION_BYTES + config.loops * TABLE_BYTES
+    total = config.max_buffered + config.loops * loop + max_connections * connection
     formula = (
         f"max_buffered {show_size(config.max_buffered)}"
         f" + loops {config.loops} x {_rough(loop)}"
-        f" + max_connections {max_connections} x {CONNECTION_BYTES} bytes"
+        f" + max_connections {max_connections} x {connection} bytes"
     )
     return total, formula
 

@@ -27,7 +27,8 @@ def _parse(text: str, label: str) -> Iterator[tuple[bytes, int]]:
         try:
             network = ipaddress.ip_network(word.strip())
         except ValueError as error:
-            raise ConfigError(f"{label}: {shown(word)} is not a network like 10.0.0.0/8 or ::1: {error}") from None
+            why = ": it has host bits set" if "host bits" in str(error) else ""
+            raise ConfigError(f"{label}: {shown(word)} is not a network like 10.0.0.0/8 or ::1{why}") from None
         if isinstance(network, ipaddress.IPv4Network):
             yield _V4_MAPPED + network.network_address.packed, 96 + network.prefixlen
         elif network.network_address.scope_id is not None:

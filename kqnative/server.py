@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kqnative import address, hook, limits, logs, values
+from kqnative import address, hook, limits, logs, memory, values
 from kqnative.config import DEFAULTS, DESCRIPTOR_RESERVE, Config, check
 from kqnative.errors import ConfigError, KqnativeError
 from kqnative.journal import Lines
@@ -174,15 +174,10 @@ class Server:
     def _drain_until_ended(self, *, gives_up: bool = False) -> bool:
         """Logs what the loops have to say until all have ended; False: it gave up, one did not end in time."""
         lines = Lines(self.config, self._descriptor_limit)
-        while True:
-            try:
-                if self._loops_ended.wait(DRAIN_INTERVAL_S):
-                    break
-                self._log(lines)
-                if gives_up and self._is_overdue():
-                    return False
-            except MemoryError:
-                pass  # it costs some lines: the loops need no memory of Python's
+        while not self._loops_ended.wait(DRAIN_INTERVAL_S):
+            self._log(lines)
+            if gives_up and self._is_overdue():
+                return False
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -215,12 +210,17 @@ class Server:
         host = self.address[0] if isinstance(self.address, tuple) else ""
         if host == "::" and sys.platform.startswith("openbsd"):
             _say_info("limit", "OpenBSD: this address takes IPv6 clients alone")
-        if host in ("0.0.0.0", "::"):
+        if host in ("0.0.0.0", "::") and self.config.allow is None:
             _say_info("open_to_all", "It listens on all addresses: --host 127.0.0.1 is for this machine alone")
-        queue = limits.backlog()
+        queue = limits.backlog(self.config.backlog)
         if queue.value is not None and queue.value < self.config.backlog:
             cut = f"The system cuts backlog from {self.config.backlog} to {queue.value} ({queue.name})"
             _say_info("limit", f"{cut}; for more: {queue.command}")
+        share = self.config.max_buffered // self.config.loops
+        if self.config.framing != "stream" and share < memory.MOST_GROWTH * self.config.max_message:
+            few = f"max_buffered leaves each loop {values.show_size(share)}, which may be too little for a message"
+            enough = values.show_size(memory.MOST_GROWTH * self.config.max_message * self.config.loops)
+            _say_info("limit", f"{few} of {values.show_size(self.config.max_message)}; {enough} is enough")
 
     def _start_threads(self, in_background: bool) -> None:
         """Loop 0, which accepts, comes last: no client meets a loop that is not there yet."""
@@ -275,13 +275,16 @@ class Server:
                 self._handle.stop(self._stop_grace_s)
 
     def _log(self, lines: Lines, *, last: bool = False) -> None:
-        """One look at all journals."""
+        """One look at all journals. Without memory it costs some lines: the loops need none of Python's."""
         assert self._handle is not None
-        for i in range(self.config.loops):
-            for record in self._handle.read_journal(i):
-                _safely(lines.say, record)
-        for text in self._hook_errors.take(last=last):
-            _safely(_say_hook_error, text)
+        try:
+            for i in range(self.config.loops):
+                for record in self._handle.read_journal(i):
+                    _safely(lines.say, record)
+            for text in self._hook_errors.take(last=last):
+                _safely(_say_hook_error, text)
+        except MemoryError:
+            pass
 
     def _finish(self) -> None:
         assert self._handle is not None

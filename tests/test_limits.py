@@ -172,13 +172,38 @@ def test_the_largest_holder_ends_when_memory_for_buffers_does(serve: Serve, poll
             with pytest.raises(TimeoutError):
                 large.recv(1)
             asking.sendall(b"z")
-            server.wait_for("disconnected: held the most of the memory for buffers, 1 MiB")
+            server.wait_for("disconnected: held the most when max_buffered, 1 MiB, had no room")
             asking.sendall(b"\n")
             assert read_exactly(asking, 10) == b"system: z\n"
         for client in small:
             client.sendall(b"\n")
             assert len(read_exactly(client, 3_009)) == 3_009
             client.close()
+    server.finish()
+    assert server.closed("buffered") == 1
+
+
+@pytest.mark.parametrize("size", [100_000, 900_000, 3_000_000])
+def test_who_would_hold_the_most_ends_and_not_the_crowd(size: int, serve: Serve, tmp_path: Path) -> None:
+    """A crowd that holds little each is safe from one that needs much, for an answer or for what it has sent."""
+    (tmp_path / "big.py").write_text(
+        f"def reply(message):\n    return message if len(message) < 9 else b'x' * {size}\n"
+    )
+    server = serve("--framing", "line", "--hook", "big:reply", "--max-buffered", "1M", "--log-rate", "0")
+    crowd = [server.connect() for _ in range(200)]
+    for client in crowd:
+        client.sendall(b"y")
+    with server.connect() as greedy:
+        greedy.settimeout(1)
+        try:
+            for _ in range(200):  # and reads none of the answers
+                greedy.sendall(b"0123456789\n" * 10)
+        except OSError:
+            pass
+    for client in crowd:
+        client.sendall(b"\n")
+        assert read_exactly(client, 2) == b"y\n"
+        client.close()
     server.finish()
     assert server.closed("buffered") == 1
 

@@ -141,12 +141,13 @@ def test_a_server_that_all_can_reach_says_so(host: str, serve: Serve) -> None:
 
 def test_a_backlog_that_the_system_cuts_is_said(serve: Serve) -> None:
     """The line says to how many, and what raises that."""
-    limit = limits.backlog()
+    limit = limits.backlog(65_535)
     if limit.value is None or limit.value >= 65_535:
         pytest.skip("this system would not cut it")
     server = serve("--backlog", "65535")
     server.finish()
     assert server.lines[1].startswith(f"The system cuts backlog from 65535 to {limit.value} ({limit.name}); for more: ")
+    assert "65535" in server.lines[1].partition("for more")[2]
     server = serve("--backlog", str(limit.value))
     server.finish()
     assert not any("backlog" in line for line in server.lines)

@@ -125,7 +125,7 @@ def test_an_ipv4_client_of_an_ipv6_server_is_known_as_ipv4(serve: Serve) -> None
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"allow": "10.0.0.1/8"}, "has host bits set"),
+        ({"allow": "10.0.0.1/8"}, "it has host bits set"),
         ({"deny": "10.0.0.0/33"}, "deny: '10.0.0.0/33' is not a network"),
         ({"deny": "10.0.0.0/8,"}, "deny: '' is not a network"),
         ({"allow": "localhost"}, "allow: 'localhost' is not a network"),

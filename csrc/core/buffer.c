@@ -7,7 +7,7 @@
 
 static const size_t max_block_bytes = (size_t)1 << 31; /* capacity is a uint32_t */
 
-static size_t block_bytes(size_t min_capacity)
+size_t kqn_pool_block_bytes(size_t min_capacity)
 {
     size_t bytes = KQN_POOL_SMALLEST_BYTES;
     while (bytes < min_capacity + sizeof(struct kqn_buffer))
@@ -41,7 +41,7 @@ static int take(struct kqn_pool *pool, struct kqn_buffer **out, size_t min_capac
 {
     if (min_capacity > max_block_bytes - sizeof(struct kqn_buffer))
         return -ENOMEM;
-    size_t bytes = block_bytes(min_capacity);
+    size_t bytes = kqn_pool_block_bytes(min_capacity);
     if (pool->limit_bytes > 0 && pool->taken_bytes + bytes > pool->limit_bytes)
         return -ENOBUFS;
     unsigned index = size_index(bytes);

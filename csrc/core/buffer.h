@@ -33,6 +33,9 @@ struct kqn_pool {
 
 void kqn_pool_reset(struct kqn_pool *pool); /* frees what is kept */
 
+/* Of the block, its head included, that a buffer for at least so many bytes lies in. */
+size_t kqn_pool_block_bytes(size_t min_capacity);
+
 /* An empty block for at least this many bytes, or NULL: no memory, or the limit. */
 struct kqn_buffer *kqn_pool_take(struct kqn_pool *pool, size_t min_capacity);
 void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is allowed */

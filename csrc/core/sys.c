@@ -160,14 +160,14 @@ int64_t kqn_sys_backlog_limit(void)
     if (file)
         fclose(file);
     return limit;
+#elif defined(__NetBSD__)
+    return SOMAXCONN; /* fixed when the kernel was compiled */
 #else
     int limit = 0;
     size_t size = sizeof(limit);
 #if defined(__OpenBSD__) /* names its settings by number */
     int name[] = {CTL_KERN, KERN_SOMAXCONN};
     return sysctl(name, 2, &limit, &size, NULL, 0) < 0 ? -errno : limit;
-#elif defined(__NetBSD__)
-    return sysctlbyname("kern.somaxconn", &limit, &size, NULL, 0) < 0 ? -errno : limit;
 #elif defined(__FreeBSD__)
     return sysctlbyname("kern.ipc.soacceptqueue", &limit, &size, NULL, 0) < 0 ? -errno : limit;
 #else /* macOS, DragonFly */

@@ -138,8 +138,10 @@ static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool a
     if (!held)
         return;
     conn->in = NULL;
+    worker->answering_from = held;
     size_t scanned = held->mark;
     size_t used = answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
+    worker->answering_from = NULL;
     if (used > 0)
         conn->begun_ms = worker->now_ms;
     held->begin += (uint32_t)used;

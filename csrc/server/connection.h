@@ -12,7 +12,7 @@
  *  nothing owed    nothing owed
  *     │                 ▼
  *     │             LINGERING   our side is shut; input is thrown away, so that the last answers arrive before
- *     ▼                 │       a close that would reset the connection: for a second, or while the kernel has some
+ *     ▼                 │       a close that would reset the connection
  *   ENDED ◀───── its end, or time ──── and from any state: reset, idle for too long, grace over, no memory
  *
  * A connection moves down this picture, never up. While it has unwritten bytes (out) it reads and frames nothing;

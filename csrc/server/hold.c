@@ -1,53 +1,37 @@
 #include "server/hold.h"
 
 #include <errno.h>
-#include <string.h>
 
-static size_t held_bytes(const struct kqn_conn *conn)
+/* The block whose messages are just being answered is out of its connection's hands, and counts all the same. */
+static size_t held_bytes(const struct kqn_worker *worker, const struct kqn_conn *conn)
 {
-    return kqn_buffer_block_bytes(conn->in) + kqn_buffer_block_bytes(conn->out);
+    if (conn->state == KQN_CONN_ENDED)
+        return 0;
+    size_t bytes = kqn_buffer_block_bytes(conn->in) + kqn_buffer_block_bytes(conn->out);
+    return conn == worker->answering ? bytes + kqn_buffer_block_bytes(worker->answering_from) : bytes;
 }
 
-static size_t largest_holding(const struct kqn_worker *worker)
+static struct kqn_conn *largest_holder(const struct kqn_worker *worker)
 {
-    size_t largest = 0;
-    uint32_t index = 0;
-    const struct kqn_conn *conn;
-    while ((conn = kqn_worker_next_conn(worker, &index)))
-        if (held_bytes(conn) > largest)
-            largest = held_bytes(conn);
-    return largest;
-}
-
-/* Ends those that hold the most; false: nobody holds anything. Blocks have few sizes, so many may hold the same: to
- * look at all connections again for each of them would take a crowded loop's time, so a sixteenth is made free. */
-static bool end_largest_holders(struct kqn_worker *worker)
-{
-    const struct kqn_pool *pool = &worker->loop.pool;
-    size_t largest = largest_holding(worker);
-    if (largest == 0)
-        return false;
-    size_t goal = pool->limit_bytes - pool->limit_bytes / 16;
+    struct kqn_conn *largest = NULL;
     uint32_t index = 0;
     struct kqn_conn *conn;
-    bool any = false;
-    while ((!any || pool->taken_bytes > goal) && (conn = kqn_worker_next_conn(worker, &index))) {
-        if (held_bytes(conn) == largest) {
-            kqn_conn_end(worker, conn, KQN_REASON_BUFFERED);
-            any = true;
-        }
-    }
-    return true;
+    while ((conn = kqn_worker_next_conn(worker, &index)))
+        if (!largest || held_bytes(worker, conn) > held_bytes(worker, largest))
+            largest = conn;
+    return largest;
 }
 
 bool kqn_hold_reserve(struct kqn_worker *worker, struct kqn_conn *conn, struct kqn_buffer **slot, size_t extra)
 {
     int rc;
     while ((rc = kqn_pool_reserve(&worker->loop.pool, slot, extra)) == -ENOBUFS) {
-        if (!end_largest_holders(worker))
+        size_t block_bytes = kqn_pool_block_bytes(kqn_buffer_len(*slot) + extra);
+        size_t would_hold = held_bytes(worker, conn) - kqn_buffer_block_bytes(*slot) + block_bytes;
+        struct kqn_conn *largest = largest_holder(worker);
+        if (!largest || would_hold > held_bytes(worker, largest))
             break;
-        if (conn->state == KQN_CONN_ENDED)
-            return false;
+        kqn_conn_end(worker, largest, KQN_REASON_BUFFERED); /* it held at least the new block: one makes room enough */
     }
     if (rc < 0)
         kqn_conn_end(worker, conn, rc == -ENOBUFS ? KQN_REASON_BUFFERED : KQN_REASON_ERROR);

@@ -1,7 +1,7 @@
 /* hold.h: the memory that connections hold: unfinished messages, and answers that their peers have not taken.
- * Each loop has an equal share of what all buffers together may have. When a connection needs more than is left, those
- * that hold the most end first, until there is room, or until it is the one that needs it. So a crowd of connections
- * that hold a little each is safe from one that holds much. */
+ * Each loop has an equal share of what all buffers together may have. When a connection needs more than is left, the one
+ * that holds the most ends; or the one that asks, if it would then hold more than that. So a crowd of connections that
+ * hold a little each is safe from one that holds much. It costs a look at all connections, and only then. */
 #ifndef KQN_HOLD_H
 #define KQN_HOLD_H
 #include "server/connection.h"

@@ -46,6 +46,7 @@ static bool contains(const struct kqn_network *network, const uint8_t address[16
     return bits_left == 0 || (network->address[whole_bytes] ^ address[whole_bytes]) >> (8 - bits_left) == 0;
 }
 
+/* A look at each: good for some hundreds of them; thousands belong in a firewall. */
 bool kqn_networks_allow(const struct kqn_networks *networks, const struct kqn_peer *peer)
 {
     int least_bits = kqn_peer_is_v4(peer) ? V4_MAPPED_BITS : 0;

@@ -28,11 +28,11 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
     server->log_rate = settings->log_rate;
     server->poller = settings->poller;
     server->worker_count = settings->loops;
-    int rc = kqn_networks_open(&server->networks, settings->networks, settings->network_count);
-    if (rc < 0 || !settings->reply)
-        return rc;
+    if (!settings->reply)
+        return 0;
     size_t error_at;
-    rc = kqn_template_compile(&server->template, KQN_TEMPLATE_REPLY, settings->reply, settings->reply_len, &error_at);
+    int rc =
+        kqn_template_compile(&server->template, KQN_TEMPLATE_REPLY, settings->reply, settings->reply_len, &error_at);
     if (rc < 0)
         return rc;
     for (int i = 0; i < server->template.part_count; i++)
@@ -75,6 +75,8 @@ int kqn_server_open(struct kqn_server **out, const struct kqn_settings *settings
     if (rc < 0)
         goto fail;
     server->fork_generation = kqn_fork_generation();
+    if ((rc = kqn_networks_open(&server->networks, settings->networks, settings->network_count)) < 0)
+        goto fail;
     *failed_step = KQN_STEP_TEMPLATE;
     if ((rc = copy_settings(server, settings)) < 0)
         goto fail;

@@ -38,21 +38,28 @@ static bool has_passed(const struct kqn_worker *worker, uint32_t timeout_ms, uin
     return timeout_ms > 0 && (int32_t)(worker->waited_ms - since_ms) >= (int32_t)timeout_ms;
 }
 
-static uint32_t forgiven(const struct kqn_worker *worker, uint32_t since_ms, uint32_t late_ms)
+/* Counted from the last sweep, and not from when this one was due: that may have been sooner, for a starved one's sake. */
+static uint32_t lateness_ms(const struct kqn_worker *worker)
 {
-    int32_t age_ms = (int32_t)(worker->waited_ms - since_ms);
+    int64_t late_ns = worker->loop.now_ns - worker->swept_ns - worker->server->sweep_ns;
+    return late_ns > 0 ? (uint32_t)(late_ns / ms_ns) : 0;
+}
+
+static uint32_t forgiven(const struct kqn_worker *worker, uint32_t since_ms)
+{
+    int32_t age_ms = (int32_t)(worker->now_ms - since_ms);
     if (age_ms <= 0)
         return since_ms;
-    return since_ms + (late_ms < (uint32_t)age_ms ? late_ms : (uint32_t)age_ms);
+    return since_ms + (worker->sweep_late_ms < (uint32_t)age_ms ? worker->sweep_late_ms : (uint32_t)age_ms);
 }
 
 /* Time in which the loop stood still counts for nobody: what peers sent and took meanwhile only the next turns will
  * see. Linux: a pause of the process ends epoll_wait() with EINTR, before it has looked; and a turn that was stopped
  * in its middle goes on with its old stamp. */
-static void forgive_lateness(const struct kqn_worker *worker, struct kqn_conn *conn, uint32_t late_ms)
+static void forgive_lateness(const struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    conn->begun_ms = forgiven(worker, conn->begun_ms, late_ms);
-    conn->progress_ms = forgiven(worker, conn->progress_ms, late_ms);
+    conn->begun_ms = forgiven(worker, conn->begun_ms);
+    conn->progress_ms = forgiven(worker, conn->progress_ms);
 }
 
 /* A kernel lets us write on only when much of its own buffer is free (Linux: a third, over a MiB), so that a slow
@@ -72,8 +79,8 @@ static bool is_owed_by_kernel(const struct kqn_conn *conn)
     return !kqn_peer_is_unix(&conn->peer) && kqn_sys_unsent(conn->watch.fd) > 0;
 }
 
-/* A second is enough for those who have our end; those who still take answers have the time that they have for
- * unwritten ones, and in a stop what is left of its grace. */
+/* A second is enough for those who have our end. Those who still take answers have as long as a timeout, in all, and in a
+ * stop what is left of its grace. */
 static bool has_lingered(const struct kqn_worker *worker, const struct kqn_conn *conn)
 {
     if (!has_passed(worker, LINGER_MS, conn->progress_ms))
@@ -100,15 +107,20 @@ static void judge(struct kqn_worker *worker, struct kqn_conn *conn)
 
 void kqn_sweep(struct kqn_worker *worker)
 {
-    if (worker->loop.now_ns < worker->sweep_due_ns || events_wait(worker))
+    int64_t now_ns = worker->loop.now_ns;
+    if (now_ns < worker->sweep_due_ns)
         return;
-    uint32_t late_ms = (uint32_t)((worker->loop.now_ns - worker->sweep_due_ns) / ms_ns);
-    worker->sweep_due_ns = worker->loop.now_ns + worker->server->sweep_ns;
+    if (worker->full_turns == 0)
+        worker->sweep_late_ms = lateness_ms(worker); /* the turns for events that wait do not stand still */
+    if (events_wait(worker))
+        return;
+    worker->swept_ns = now_ns;
+    worker->sweep_due_ns = now_ns + worker->server->sweep_ns;
     uint32_t index = 0;
     struct kqn_conn *conn;
     while ((conn = kqn_worker_next_conn(worker, &index))) {
         kqn_conn_feed(worker, conn);
-        forgive_lateness(worker, conn, late_ms);
+        forgive_lateness(worker, conn);
         if (conn->out)
             see_what_peer_took(worker, conn);
         judge(worker, conn);

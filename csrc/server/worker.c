@@ -221,11 +221,11 @@ static int64_t wait_ns(struct kqn_worker *worker)
     const struct kqn_server *server = worker->server;
     int64_t now_ns = kqn_sys_monotonic_ns();
     int64_t due_ns = kqn_journal_due_ns(&worker->journal);
-    bool is_quick = worker->lingering > 0 || worker->starved > 0;
+    bool is_quick = worker->starved > 0 || (worker->draining && worker->lingering > 0);
     bool has_timeout = server->idle_timeout_ms > 0 || server->message_timeout_ms > 0 || server->write_timeout_ms > 0;
     if (is_quick)
         worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + quick_sweep_ms * ms_ns);
-    if (is_quick || (count_open(worker) > 0 && has_timeout))
+    if (is_quick || worker->lingering > 0 || (count_open(worker) > 0 && has_timeout))
         due_ns = earlier(due_ns, worker->sweep_due_ns);
     if (worker->index == 0 && server->listener.paused)
         due_ns = earlier(due_ns, server->listener.resume_ns);

@@ -40,7 +40,8 @@ struct kqn_worker {
     struct kqn_buffer *scratch; /* answers on their way to one connection, between its events empty */
     struct kqn_batch batch;     /* messages on their way to the hook */
 
-    const struct kqn_conn *answering; /* whose messages are being framed and answered now, else NULL */
+    const struct kqn_conn *answering;        /* whose messages are being framed and answered now, else NULL */
+    const struct kqn_buffer *answering_from; /* its own buffer, where they lie in one */
 
     bool listener_ready;
     bool draining;       /* every connection of this loop has been told of the stop */
@@ -49,6 +50,8 @@ struct kqn_worker {
     uint32_t starved;    /* connections that are */
     uint32_t full_turns; /* in a row, while a sweep was due */
     int64_t sweep_due_ns;
+    int64_t swept_ns;       /* when the last sweep was */
+    uint32_t sweep_late_ms; /* how much later than a sweep's interval the next one became due */
 
     struct kqn_journal journal;
     struct kqn_inbox *inbox; /* NULL for loop 0 */
