@@ -71,12 +71,12 @@ lint: $(VENV)/.lint
 	for platform in macos linux; do \
 	    $(BIN)/cibuildwheel --print-build-identifiers --platform $$platform . || echo failed; \
 	done | LC_ALL=C sort | diff tests/build-identifiers.txt -
-	find csrc tests/c bench -name '*.[ch]' -exec $(BIN)/clang-format --dry-run -Werror {} +
+	find csrc tests/c tests/fuzz bench -name '*.[ch]' -exec $(BIN)/clang-format --dry-run -Werror {} +
 	@mkdir -p .cache
 	@python=`$(BIN)/python -c 'import sysconfig as s; print("-isystem", s.get_path("include"), \
 	    "" if s.get_config_var("Py_GIL_DISABLED") else "-DPy_LIMITED_API=0x030b0000")'` && \
 	bench= && if test "`uname`" = Linux; then bench=bench; fi && \
-	for file in `find csrc tests/c $$bench -name '*.c'`; do \
+	for file in `find csrc tests/c tests/fuzz $$bench -name '*.c'`; do \
 	    case $$file in \
 	    csrc/server/hook.c) more=$$python;; \
 	    *) more=;; \

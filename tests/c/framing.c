@@ -38,6 +38,7 @@ static const struct row rows[] = {
     LINE("of two CRs before LF one is the message's", "a\r\r\n", "a\r..|", ""),
     LINE("an empty line is a message", "\n\r\n\n", ".|..|.|", ""),
     LINE("half a line is no message until the end", "ab\ncd", "ab.|", "cd|"),
+    LINE("one byte is a message at the end", "a", "", "a|"),
     LINE("at the end a CR is the message's", "ab\r", "", "ab\r|"),
     LINE("zero bytes and high bytes are the message's", "a\xff\n", "a\xff.|", ""),
     LINE("the longest line", "12345678\n12345678\r\n", "12345678.|12345678..|", ""),
@@ -102,6 +103,7 @@ static void feed_up_to(struct feed *feed, const struct row *row, size_t to, bool
             feed->error = rc;
         if (rc <= 0)
             return;
+        CHECK_INT(rc, 1);
         note(feed, &frame);
         bytes += frame.consumed;
         feed->from += frame.consumed;
@@ -147,7 +149,27 @@ static void check_stream(void)
     CHECK_INT(kqn_framing_next(&framing, (const uint8_t *)"a\nb", 3, false, &scanned, &frame), 1);
     CHECK_INT(frame.message_len, 3);
     CHECK_INT(frame.consumed, 3);
+    CHECK_INT(kqn_framing_next(&framing, (const uint8_t *)"a", 1, false, &scanned, &frame), 1);
     CHECK_INT(kqn_framing_next(&framing, (const uint8_t *)"", 0, true, &scanned, &frame), 0);
+    check_end();
+}
+
+static void check_length_has_its_bytes_in_order(void)
+{
+    enum {
+        LENGTH = 0x01020304
+    };
+    uint8_t header[KQN_U32_HEADER_BYTES];
+    struct kqn_frame frame;
+    size_t scanned = 0;
+    check_begin("a length is written and read with its most significant byte first");
+    kqn_framing_put_u32(header, LENGTH);
+    CHECK(memcmp(header, "\1\2\3\4", sizeof(header)) == 0);
+    /* What fits exactly is awaited, and by one byte less it is too long: so it was read as this number. */
+    struct kqn_framing framing = {.kind = KQN_FRAMING_U32, .max_message = LENGTH};
+    CHECK_INT(kqn_framing_next(&framing, header, sizeof(header), false, &scanned, &frame), 0);
+    framing.max_message--;
+    CHECK_INT(kqn_framing_next(&framing, header, sizeof(header), false, &scanned, &frame), -EMSGSIZE);
     check_end();
 }
 
@@ -179,6 +201,7 @@ int main(void)
         check_end();
     }
     check_stream();
+    check_length_has_its_bytes_in_order();
     check_no_byte_is_scanned_twice();
     return check_finish();
 }

@@ -673,6 +673,23 @@ static void row_write_readiness(struct kqn_poller *poller)
     pair_close(poller, fds);
 }
 
+static void row_only_what_is_due(struct kqn_poller *poller)
+{
+    int fds[2];
+    struct kevent events[8];
+    pair_open(fds);
+    apply(poller, fds[0], EVFILT_READ, EV_ADD, 1);
+    apply(poller, fds[0], EVFILT_WRITE, EV_ADD, 2);
+    CHECK_INT(kqn_poller_wait(poller, NULL, 0, events, 8, PATIENCE_NS), 1);
+    CHECK((int)events[0].filter == (int)EVFILT_WRITE);
+    fill(fds[0]);
+    check_quiet(poller);
+    send_text(fds[1], "x");
+    CHECK_INT(kqn_poller_wait(poller, NULL, 0, events, 8, PATIENCE_NS), 1);
+    CHECK((int)events[0].filter == (int)EVFILT_READ);
+    pair_close(poller, fds);
+}
+
 /* --- Rows: short arrays --- */
 
 /* Takes events until every udata below count was seen `wanted` times, in at most max_waits waits of `room` places. */
@@ -1224,6 +1241,8 @@ static const struct row rows[] = {
      NULL},
     {"reset", "after a reset both filters have EV_EOF and ECONNRESET, each time", row_reset, "select", SELECT_IS_BLIND},
     {"write_readiness", "a full socket is silent, a drained one is writable", row_write_readiness, NULL, NULL},
+    {"only_what_is_due", "with both knotes enabled, the one alone that is due brings an event", row_only_what_is_due,
+     NULL, NULL},
     {"rotation", "with a short array all that are ready take turns", row_rotation, NULL, NULL},
     {"both_filters_one_place", "with one place READ and WRITE of a descriptor take turns", row_both_filters_one_place,
      NULL, NULL},

@@ -1,0 +1,339 @@
+/* connection.c: one client of a real server, in rows about what only the server's own counters and clock show.
+ * What clients see is tested from Python, and what may go wrong by chance in the simulation. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "server/server.h"
+
+enum {
+    MAX_LINE = 10000,
+    LONG_PART = 5000, /* of a message: long enough to be read into where it lies */
+    DRIPS_MAX = 40,
+    READ_SIZE = 65536,
+    DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it */
+};
+
+#define MS_NS INT64_C(1000000)
+
+static struct kqn_server *server;
+static pthread_t thread;
+static int client; /* connected to it */
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / MS_NS;
+}
+
+static void sleep_ms(int64_t duration_ms)
+{
+    struct timespec duration = {.tv_sec = duration_ms / 1000, .tv_nsec = (long)(duration_ms % 1000 * MS_NS)};
+    nanosleep(&duration, NULL);
+}
+
+static void *run_server(void *argument)
+{
+    (void)argument;
+    CHECK_INT(kqn_server_run(server, 0), 0);
+    return NULL;
+}
+
+static void connect_client(int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(client, (const struct sockaddr *)(const void *)&address, sizeof(address)) == 0);
+}
+
+/* Opens a server for lines, and connects the client. */
+static void start(const char *reply, int64_t message_timeout_ms)
+{
+    const struct kqn_settings settings = {
+        .host = "127.0.0.1",
+        .reply = reply,
+        .reply_len = strlen(reply),
+        .read_size = READ_SIZE,
+        .max_message = MAX_LINE,
+        .max_buffered = 1 << 24,
+        .message_timeout_ns = message_timeout_ms * MS_NS,
+        .framing = KQN_FRAMING_LINE,
+        .backlog = 16,
+        .batch = 16,
+        .loops = 1,
+        .max_connections = 16,
+    };
+    enum kqn_step step;
+    char host[KQN_PEER_TEXT_MAX];
+    int port;
+    CHECK_INT(kqn_server_open(&server, &settings, &step), 0);
+    CHECK_INT(kqn_server_address(server, host, &port), 0);
+    CHECK_INT(pthread_create(&thread, NULL, run_server, NULL), 0);
+    connect_client(port);
+}
+
+/* Stops it, and returns its last counters. */
+static struct kqn_stats stop(int64_t grace_ms)
+{
+    struct kqn_stats stats;
+    CHECK_INT(kqn_server_stop(server, grace_ms * MS_NS), 0);
+    pthread_join(thread, NULL);
+    CHECK_INT(kqn_server_stats(server, 0, &stats, 0), 0);
+    CHECK_INT(stats.accepted, 1);
+    CHECK_INT(stats.messages, stats.answered + stats.unanswered);
+    kqn_server_close(server);
+    close(client);
+    return stats;
+}
+
+static void send_bytes(const void *bytes, size_t len)
+{
+    CHECK_INT(send(client, bytes, len, 0), len);
+}
+
+static void send_text(const char *text)
+{
+    send_bytes(text, strlen(text));
+}
+
+/* Sends a line that is longer than allowed, and waits until the server has shut its side. */
+static void send_too_long(void)
+{
+    static char line[MAX_LINE + 1];
+    char byte;
+    memset(line, 'x', sizeof(line));
+    send_bytes(line, sizeof(line));
+    CHECK_INT(recv(client, &byte, 1, 0), 0);
+}
+
+static void discarded_input(void)
+{
+    start("{message}", 0);
+    send_too_long();
+    send_text("12345");
+    shutdown(client, SHUT_WR);
+    char byte;
+    recv(client, &byte, 1, 0);
+    struct kqn_stats stats;
+    do
+        kqn_server_stats(server, 0, &stats, 1000 * MS_NS);
+    while (stats.open > 0);
+    stats = stop(0);
+    CHECK_INT(stats.bytes_in, MAX_LINE + 1 + 5);
+    CHECK_INT(stats.bytes_discarded, 5);
+    CHECK_INT(stats.closed[KQN_REASON_TOO_LONG], 1);
+}
+
+static void cut_of_one_that_lingers(void)
+{
+    start("{message}", 0);
+    send_too_long();
+    struct kqn_stats stats = stop(0);
+    CHECK_INT(stats.closed[KQN_REASON_TOO_LONG], 1);
+}
+
+/* The client connects long before: what it waits for begins with the stop. */
+static void stop_with_an_idle_client(void)
+{
+    start("{message}", 0);
+    sleep_ms(500);
+    int64_t begun_ms = now_ms();
+    struct kqn_stats stats = stop(10000);
+    int64_t took_ms = now_ms() - begun_ms;
+    CHECK(took_ms >= 900);
+    CHECK(took_ms < 5000);
+    CHECK_INT(stats.closed[KQN_REASON_STOPPED], 1);
+}
+
+/* Sends a byte of a message every now and then, until the server has closed the connection. */
+static void drip(void)
+{
+    char byte;
+    int drips = 0;
+    while (drips < DRIPS_MAX && recv(client, &byte, 1, MSG_DONTWAIT) != 0) {
+        send(client, "x", 1, 0);
+        drips++;
+        sleep_ms(50);
+    }
+    CHECK(drips < DRIPS_MAX);
+}
+
+static void short_message_that_drips(void)
+{
+    start("{message}", 200);
+    drip();
+    CHECK_INT(stop(0).closed[KQN_REASON_MESSAGE_TIMEOUT], 1);
+}
+
+static void long_message_that_drips(void)
+{
+    static char part[LONG_PART];
+    memset(part, 'x', sizeof(part));
+    start("{message}", 200);
+    send_bytes(part, sizeof(part));
+    drip();
+    CHECK_INT(stop(0).closed[KQN_REASON_MESSAGE_TIMEOUT], 1);
+}
+
+/* Whether it is still there is seen by its answers. */
+static void next_message_has_its_own_time(void)
+{
+    static char part[LONG_PART];
+    char answer[2];
+    memset(part, 'x', sizeof(part));
+    start("", 1000);
+    send_bytes(part, sizeof(part));
+    sleep_ms(600);
+    send_text("\nb");
+    CHECK_INT(recv(client, answer, 1, 0), 1);
+    sleep_ms(600);
+    send_text("\nc");
+    CHECK_INT(recv(client, answer, 1, 0), 1);
+    sleep_ms(600);
+    send_text("\n");
+    CHECK_INT(recv(client, answer, 1, 0), 1);
+    CHECK_INT(stop(0).answered, 3);
+}
+
+/* The client takes no answer: the server soon holds messages that it may not answer yet. */
+static void messages_that_wait_are_counted(void)
+{
+    static char lines[60000];
+    static char reply[2000];
+    memset(lines, '\n', sizeof(lines));
+    memset(reply, 'r', sizeof(reply) - 1);
+    start(reply, 0);
+    for (ssize_t n = 1; n > 0;)
+        n = send(client, lines, sizeof(lines), MSG_DONTWAIT);
+    struct kqn_stats stats = stop(0);
+    CHECK(stats.unanswered > 0);
+    CHECK_INT(stats.messages, stats.bytes_in);
+    CHECK_INT(stats.closed[KQN_REASON_CUT], 1);
+}
+
+static void receive(size_t len)
+{
+    static char bytes[65536];
+    while (len > 0) {
+        ssize_t n = recv(client, bytes, len < sizeof(bytes) ? len : sizeof(bytes), 0);
+        if (!CHECK(n > 0))
+            return;
+        len -= (size_t)n;
+    }
+}
+
+/* An answer that its peer takes slowly is no reason to end the message behind it. */
+static void time_behind_an_answer_does_not_count(void)
+{
+    enum {
+        TIMES = 900
+    };
+    static char reply[TIMES * 9 + 1];
+    static char line[MAX_LINE + 1];
+    for (size_t i = 0; i < TIMES; i++)
+        memcpy(reply + i * 9, "{message}", 9);
+    memset(line, 'x', sizeof(line));
+    line[MAX_LINE - 1] = '\n';
+    line[MAX_LINE] = 'b';
+    start(reply, 200);
+    send_bytes(line, sizeof(line));
+    sleep_ms(500);
+    receive((size_t)TIMES * (MAX_LINE - 1) + 1);
+    sleep_ms(120); /* for a sweep, which must not mind */
+    send_text("\n");
+    receive(TIMES + 1);
+    CHECK_INT(stop(0).answered, 2);
+}
+
+static size_t held_bytes(void)
+{
+    return server->workers[0].loop.pool.taken_bytes;
+}
+
+/* The rest is a quarter of the block that the message needed, less a little, and fits into the smallest. */
+static void memory_follows_the_rest(void)
+{
+    static char part[LONG_PART], rest[3501];
+    memset(part, 'x', sizeof(part));
+    memset(rest, 'y', sizeof(rest));
+    rest[0] = '\n';
+    start("", 0);
+    size_t before = held_bytes();
+    send_bytes(part, sizeof(part));
+    sleep_ms(50);
+    send_bytes(rest, sizeof(rest));
+    receive(1);
+    for (int64_t end_ms = now_ms() + 1000; held_bytes() != before + KQN_POOL_SMALLEST_BYTES && now_ms() < end_ms;)
+        sleep_ms(1);
+    CHECK_INT(held_bytes(), before + KQN_POOL_SMALLEST_BYTES);
+    stop(0);
+}
+
+/* Sends lines until nobody takes any more: the answers, which nobody takes, have filled all buffers. */
+static void send_until_stuck(void)
+{
+    static char lines[50000];
+    memset(lines, 'x', sizeof(lines));
+    for (size_t i = 99; i < sizeof(lines); i += 100)
+        lines[i] = '\n';
+    for (int64_t stuck_ms = now_ms() + 200; now_ms() < stuck_ms;) {
+        if (send(client, lines, sizeof(lines), MSG_DONTWAIT) > 0)
+            stuck_ms = now_ms() + 200;
+        else
+            sleep_ms(1);
+    }
+}
+
+static void stop_reads_so_much_and_no_more(void)
+{
+    static char reply[40 * 9 + 1]; /* so that bytes wait again and again */
+    static char bytes[65536];
+    struct kqn_stats before;
+    for (size_t i = 0; i < 40; i++)
+        memcpy(reply + i * 9, "{message}", 9);
+    start(reply, 0);
+    send_until_stuck();
+    CHECK_INT(kqn_server_stats(server, 0, &before, 1000 * MS_NS), 0);
+    CHECK_INT(kqn_server_stop(server, 10000 * MS_NS), 0);
+    while (recv(client, bytes, sizeof(bytes), 0) > 0)
+        continue;
+    struct kqn_stats stats = stop(0);
+    CHECK_INT(stats.unanswered, 0);
+    CHECK_INT(stats.closed[KQN_REASON_STOPPED], 1);
+    CHECK(stats.bytes_in - stats.bytes_discarded - before.bytes_in <= DRAIN_READ_MAX + READ_SIZE);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} rows[] = {
+    {"what comes after the last answer is thrown away and counted", discarded_input},
+    {"whom the stop cuts while it lingers keeps its reason", cut_of_one_that_lingers},
+    {"an idle client holds a stop up for a second, not for the grace", stop_with_an_idle_client},
+    {"a byte now and then keeps no message alive", short_message_that_drips},
+    {"nor a long one", long_message_that_drips},
+    {"each message has its own time", next_message_has_its_own_time},
+    {"so has one behind an answer that its peer takes slowly", time_behind_an_answer_does_not_count},
+    {"the rest behind a long message keeps none of its memory", memory_follows_the_rest},
+    {"a stop answers so much of what has arrived, all of that, and no more", stop_reads_so_much_and_no_more},
+    {"complete messages that wait when their connection ends are counted", messages_that_wait_are_counted},
+};
+
+int main(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        check_begin(rows[i].name);
+        rows[i].run();
+        check_end();
+    }
+    return check_finish();
+}
