@@ -57,7 +57,7 @@ def run(program: Path, *args: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("program", ["framing", "core", "load"])
+@pytest.mark.parametrize("program", ["framing", "core", "connection", "load"])
 def test_every_row_of_the_core_holds(program: str, tmp_path: Path) -> None:
     """The parts of the core, the server and the load tester keep their contracts, under ASan and UBSan."""
     assert " 0 failed, 0 skipped" in run(build(tmp_path, program, ASAN))[-1]

@@ -14,8 +14,7 @@ static const char *const templates[] = {
     "{{{message}}} {message}",
     "",
     "the same to everybody",
-    "{message} and a long word behind it, which makes answers so much longer than what they answer that a client which "
-    "sends quickly and reads slowly soon has more to take than it has ever sent: the words are of no importance at all",
+    "{message} and a long word behind it, which makes answers longer than a message: who reads slowly falls behind",
 };
 
 enum {
