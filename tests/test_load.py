@@ -487,8 +487,11 @@ def test_a_slow_server_leaves_messages_unsent() -> None:
             time.sleep(0.1)
             connection.sendall(line)
 
-    with ScriptedServer(talk) as server:
-        result = load(server.target, rate=100, connections=2, duration=1, warmup=0)
+    for _ in range(3):  # on a busy machine the tester itself may be too slow, and says so
+        with ScriptedServer(talk) as server:
+            result = load(server.target, rate=100, connections=2, duration=1, warmup=0)
+        if result.valid:
+            break
     assert result.sent + result.unsent == 100
     assert 15 <= result.sent <= 24
     assert errors_of(result) == {}
