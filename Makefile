@@ -14,7 +14,7 @@ OBJECT = .cache/lint.o
 
 help:
 	@echo 'make run     build into $(VENV) and serve on 0.0.0.0:8080; options: make run ARGS="--port 9000"'
-	@echo 'make test    run the tests; one file: make test ARGS=tests/test_server.py'
+	@echo 'make test    run the tests; one file: make test ARGS=tests/test_messages.py'
 	@echo 'make simulate   run the C server on a scripted system for ever; one seed again: ARGS="--replay 123"'
 	@echo 'make fuzz       run the fuzz targets with clang, each for SECONDS=60'
 	@echo 'make soak       clients of all kinds for MINUTES=10, while memory and descriptors are watched'

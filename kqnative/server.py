@@ -78,6 +78,7 @@ class Server:
         self._descriptor_limit = 0
         self._address: tuple[str, int] | str | None = None
         self._threads: list[threading.Thread] = []
+        self._is_running = False  # all threads have been started
         self._hook_errors = hook.Errors()
         self._failure: BaseException | None = None  # of a loop
         self._stop_grace_s = 0.0
@@ -114,14 +115,14 @@ class Server:
         """Drains, with this many seconds for answers that are owed (None: the Config's grace), and waits for the end.
 
         True if no answer that was owed was cut; False too if a hook does not come back. From any thread, any number of
-        times; the first call's seconds count. From a hook it only asks, and returns False.
+        times; the first call's seconds count. From a hook, and during start(), it only asks, and returns False.
         """
         grace_s = self.config.grace if timeout is None else check("grace", timeout, label="timeout")
         self._check_process()
         if self._pid == 0:
             return True
         self._ask_to_stop(grace_s)
-        if self._is_own_thread():
+        if self._is_own_thread() or not self._is_running:
             return False
         assert self._deadline is not None
         return self._finished.wait(max(0.0, self._deadline - monotonic())) and self._is_clean()
@@ -239,6 +240,9 @@ class Server:
                 self._give_up_start(loops, log)
                 why = f"cannot start a thread: {error}; ask for fewer loops, or raise ulimit -u"
                 raise KqnativeError(why) from error
+        self._is_running = True
+        if self._deadline is not None:  # somebody could not wait for the start
+            self._deadline = monotonic() + self._stop_grace_s + LINGER_S
 
     def _give_up_start(self, loops: list[threading.Thread], log: threading.Thread) -> None:
         """Ends the threads that did start: they listen to loop 0, which runs here for that."""
@@ -306,7 +310,9 @@ class Server:
         logs.say(logs.SERVER, logging.INFO, "stopped", message, stats=dataclasses.asdict(self._final))
 
     def _sum(self, handle: "Handle", wait_s: float) -> Stats:
-        return sum((handle.stats(i, wait_s) for i in range(self.config.loops)), start=Stats())
+        give_up = monotonic() + wait_s
+        loops = range(self.config.loops)
+        return sum((handle.stats(i, max(0.0, give_up - monotonic())) for i in loops), start=Stats())
 
     def _is_own_thread(self) -> bool:
         return threading.current_thread() in self._threads

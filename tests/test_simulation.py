@@ -122,9 +122,9 @@ BUGS = {
     ),
     "the end of a connection is taken for a close before its data": Bug(
         "server/connection.c",
-        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out) {\n        read_and_answer",
+        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {\n        read_and_answer",
         "    } else if (event->flags & EV_EOF) {\n        kqn_conn_end(worker, conn, KQN_REASON_EOF);\n"
-        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out) {\n        read_and_answer",
+        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {\n        read_and_answer",
     ),
     "nothing is armed after EAGAIN": Bug(
         "server/connection.c",
@@ -138,7 +138,7 @@ BUGS = {
     ),
     "reading is not resumed after writing": Bug(
         "server/connection.c",
-        "(conn->state == KQN_CONN_OPEN && !conn->out))\n        wanted = KQN_WANT_READ;",
+        "(conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more))\n        wanted = KQN_WANT_READ;",
         "(conn->state == KQN_CONN_OPEN && !conn->watch.told))\n        wanted = KQN_WANT_READ;",
     ),
     "messages that waited behind unwritten bytes are not framed": Bug(

@@ -11,6 +11,7 @@
 
 enum {
     DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
+    MESSAGES_PER_EVENT = 4096,    /* a read of 64 KiB may hold 65,536 empty lines */
 };
 
 /* What has been read and will not be answered any more is unanswered, too. */
@@ -58,6 +59,7 @@ void kqn_conn_finish(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_
     if (conn->state >= KQN_CONN_FINISHING)
         return;
     drop_input(worker, conn);
+    conn->has_more = false;
     conn->state = KQN_CONN_FINISHING;
     conn->reason = (uint8_t)reason;
 }
@@ -89,14 +91,26 @@ static void journal_received(struct kqn_worker *worker, const struct kqn_conn *c
     kqn_journal_commit(&worker->journal);
 }
 
-/* Answers the complete messages among these bytes, as far as the peer takes the answers; returns how many bytes that
- * used up. */
+/* How many messages of one connection are answered before it is the others' turn. */
+static int messages_per_event(const struct kqn_worker *worker)
+{
+    return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
+}
+
+/* Answers the complete messages among these bytes, as far as the peer takes the answers and until it is the others' turn;
+ * returns how many bytes that used up. */
 static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
                               bool at_end, size_t *scanned)
 {
     size_t at = 0;
+    int left = messages_per_event(worker);
     worker->answering = conn;
+    conn->has_more = false;
     while (kqn_conn_takes_messages(conn) && !worker->orphaned) {
+        if (left-- == 0) {
+            conn->has_more = at < len;
+            break;
+        }
         struct kqn_frame frame;
         int rc = kqn_framing_next(&worker->server->framing, bytes + at, len - at, at_end, scanned, &frame);
         if (rc < 0)
@@ -229,7 +243,7 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     if (worker->orphaned || conn == worker->answering)
         return;
-    bool owes = conn->out || conn->in_batch;
+    bool owes = conn->out || conn->in_batch || conn->has_more;
     if (conn->state == KQN_CONN_HALF_CLOSED && !owes)
         kqn_conn_end(worker, conn, KQN_REASON_EOF);
     else if ((conn->state == KQN_CONN_DRAINING || conn->state == KQN_CONN_FINISHING) && !owes)
@@ -240,9 +254,9 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
     unsigned wanted = KQN_WANT_READ_KEPT;
     if (conn->state == KQN_CONN_HALF_CLOSED)
         wanted = KQN_WANT_NOTHING; /* at its end READ fires for ever */
-    else if (conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out))
+    else if (conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more))
         wanted = KQN_WANT_READ;
-    if (conn->out && !conn->starved)
+    if ((conn->out || conn->has_more) && !conn->starved) /* there is room to write: the event is its next turn */
         wanted |= KQN_WANT_WRITE;
     kqn_loop_want(&worker->loop, &conn->watch, wanted);
 }
@@ -250,11 +264,13 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
 void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     bool has_read = false; /* all that is there, or more than enough: who never stops sending holds up no stop */
-    while (!has_read && conn->state == KQN_CONN_OPEN && !conn->out && !worker->orphaned) {
+    while (!has_read && conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more && !worker->orphaned) {
         uint64_t before = worker->stats.bytes_in;
         has_read = !read_and_answer(worker, conn, 0);
         conn->drained += (uint32_t)(worker->stats.bytes_in - before);
-        has_read = has_read || conn->drained >= DRAIN_READ_MAX;
+        kqn_loop_read_clock(&worker->loop);
+        bool is_overdue = worker->loop.now_ns >= worker->server->drain_deadline_ns;
+        has_read = has_read || conn->drained >= DRAIN_READ_MAX || is_overdue;
     }
     if (conn->state == KQN_CONN_OPEN && has_read) {
         conn->state = KQN_CONN_DRAINING;
@@ -275,9 +291,9 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
             kqn_output_resume(worker, conn);
         if (kqn_conn_takes_messages(conn)) {
             conn->begun_ms = worker->now_ms; /* nothing was read meanwhile: that its message waits is our doing */
-            answer_held(worker, conn, false);
+            answer_held(worker, conn, conn->state == KQN_CONN_HALF_CLOSED);
         }
-    } else if (conn->state == KQN_CONN_OPEN && !conn->out) {
+    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {
         read_and_answer(worker, conn, socket_error);
     } else if (conn->state == KQN_CONN_LINGERING) {
         throw_input_away(worker, conn);
@@ -299,7 +315,7 @@ void kqn_conn_feed(struct kqn_worker *worker, struct kqn_conn *conn)
 
 void kqn_conn_cut(struct kqn_worker *worker, struct kqn_conn *conn)
 {
-    if (conn->out)
+    if (conn->out || conn->has_more)
         kqn_conn_end(worker, conn, KQN_REASON_CUT);
     else
         kqn_conn_end(worker, conn, conn->state == KQN_CONN_LINGERING ? conn->reason : KQN_REASON_STOPPED);

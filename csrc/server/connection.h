@@ -16,7 +16,8 @@
  *   ENDED ◀───── its end, or time ──── and from any state: reset, idle for too long, grace over, no memory
  *
  * A connection moves down this picture, never up. While it has unwritten bytes (out) it reads and frames nothing;
- * when they are written, framing goes on with what it holds (in) until no message is complete or bytes wait again.
+ * when they are written, framing goes on with what it holds (in) until no message is complete or bytes wait again. It
+ * also pauses after some thousand messages (has_more), until the next WRITE event, which comes at once.
  * So there are never a complete message, nothing unwritten, and no filter enabled at the same time. */
 #ifndef KQN_CONNECTION_H
 #define KQN_CONNECTION_H
@@ -41,6 +42,7 @@ struct kqn_conn {
     uint16_t in_batch; /* its messages that wait for the hook */
     uint32_t drained;  /* bytes read since the stop */
     int32_t unsent;    /* bytes that the kernel held for the peer at the last sweep, while bytes are unwritten */
+    bool has_more;     /* complete messages may wait in `in`, for it is the others' turn */
     bool starved;      /* the kernel had no memory for its bytes; the next sweep tries again */
     uint8_t state;
     uint8_t reason; /* enum kqn_reason, from FINISHING or DRAINING on */

@@ -32,6 +32,8 @@ bool kqn_hold_reserve(struct kqn_worker *worker, struct kqn_conn *conn, struct k
         if (!largest || would_hold > held_bytes(worker, largest))
             break;
         kqn_conn_end(worker, largest, KQN_REASON_BUFFERED); /* it held at least the new block: one makes room enough */
+        if (largest == conn)
+            return false;
     }
     if (rc < 0)
         kqn_conn_end(worker, conn, rc == -ENOBUFS ? KQN_REASON_BUFFERED : KQN_REASON_ERROR);

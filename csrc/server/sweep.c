@@ -92,7 +92,7 @@ static bool has_lingered(const struct kqn_worker *worker, const struct kqn_conn 
 static void judge(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     const struct kqn_server *server = worker->server;
-    bool holds_unfinished = conn->state == KQN_CONN_OPEN && conn->in && !conn->out;
+    bool holds_unfinished = conn->state == KQN_CONN_OPEN && conn->in && !conn->out && !conn->has_more;
     if (conn->state == KQN_CONN_LINGERING) {
         if (has_lingered(worker, conn))
             kqn_conn_end(worker, conn, conn->reason);

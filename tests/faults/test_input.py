@@ -1,5 +1,6 @@
 """Faults of input and framing: clients that send too slowly, too much, nonsense, or the wrong length."""
 
+import contextlib
 import random
 import re
 import resource
@@ -341,3 +342,21 @@ def test_a_thousand_unfinished_messages_are_never_too_much(serve: Serve) -> None
             assert own_bytes(server) - before < 2 * MIB
     server.finish()
     assert 1_000 - 256 <= server.closed("buffered") < 1_000
+
+
+def test_reads_full_of_empty_lines_starve_nobody(serve: Serve, poller: str) -> None:
+    """Each of 300 clients sends as many messages as a read can hold, over and over; nobody else waits for a second."""
+    server = serve("--framing", "line", "--poller", poller, "--log-rate", "0")
+    clients = [server.connect() for _ in range(300)]
+    with Witness(server, framing="line"):
+        for _ in range(2):
+            for client in clients:
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    client.send(b"\n" * 65_536)
+            for client in clients:
+                client.setblocking(True)
+                client.settimeout(10)
+                assert client.recv(1 << 20)
+    for client in clients:
+        client.close()

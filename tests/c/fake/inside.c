@@ -32,10 +32,11 @@ static bool has_complete_message(const struct kqn_conn *conn)
 /* What it must be waiting for: enum kqn_want. */
 static unsigned due_wishes(const struct kqn_conn *conn)
 {
-    unsigned write = conn->out && !conn->starved ? KQN_WANT_WRITE : 0;
+    bool waits = conn->out || conn->has_more;
+    unsigned write = waits && !conn->starved ? KQN_WANT_WRITE : 0;
     if (conn->state == KQN_CONN_HALF_CLOSED)
         return write;
-    bool reads = conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out);
+    bool reads = conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !waits);
     return write | (reads ? KQN_WANT_READ : KQN_WANT_READ_KEPT);
 }
 
@@ -49,10 +50,10 @@ static void check_conn(const struct kqn_conn *conn)
         world_fail("fd %d is in the slab in state %d", fd, conn->state);
     else if (conn->in_batch != 0)
         world_fail("fd %d has %d messages in no batch", fd, conn->in_batch);
-    else if (waits && !conn->out)
+    else if (waits && !conn->out && !conn->has_more)
         world_fail("fd %d is in state %d and owed nothing", fd, conn->state);
-    else if (conn->state == KQN_CONN_OPEN && !conn->out && has_complete_message(conn))
-        world_fail("fd %d holds a complete message, and nothing is unwritten", fd);
+    else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more && has_complete_message(conn))
+        world_fail("fd %d holds a complete message, nothing is unwritten, and it waits for no turn", fd);
     else if (conn->watch.wanted != due_wishes(conn))
         world_fail("fd %d in state %d waits for %u, not for %u", fd, conn->state, conn->watch.wanted, due_wishes(conn));
     else if (!conn->watch.dirty && conn->watch.told != conn->watch.wanted)
