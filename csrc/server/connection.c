@@ -14,6 +14,9 @@ enum {
     MESSAGES_PER_EVENT = 4096,    /* a read of 64 KiB may hold 65,536 empty lines */
 };
 
+/* What has arrived by the stop is read whatever the grace, 0 included; but a crowd of senders can't hold it up longer. */
+static const int64_t late_drain_ns = 500 * 1000000;
+
 /* What has been read and will not be answered any more is unanswered, too. */
 static void count_unanswered(struct kqn_worker *worker, const uint8_t *bytes, size_t len, size_t scanned)
 {
@@ -269,7 +272,7 @@ void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
         has_read = !read_and_answer(worker, conn, 0);
         conn->drained += (uint32_t)(worker->stats.bytes_in - before);
         kqn_loop_read_clock(&worker->loop);
-        bool is_overdue = worker->loop.now_ns >= worker->server->drain_deadline_ns;
+        bool is_overdue = worker->loop.now_ns >= worker->server->drain_deadline_ns + late_drain_ns;
         has_read = has_read || conn->drained >= DRAIN_READ_MAX || is_overdue;
     }
     if (conn->state == KQN_CONN_OPEN && has_read) {
