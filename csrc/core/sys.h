@@ -1,6 +1,6 @@
 /* sys.h: every system call but the poller's, the clocks and the allocator.
  * The seam for tests: a test build links a scripted sys.c in place of the real one. Functions return what the call
- * returns, with -errno for its failures. Sockets are always non-blocking and close-on-exec, and never descriptor 0, 1 or
+ * returns, with -errno for its failures. Sockets are always non-blocking and close-on-exec, and never descriptors 0 to
  * 2: where a process was started without them, what it prints would go to a client. */
 #ifndef KQN_SYS_H
 #define KQN_SYS_H

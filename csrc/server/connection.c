@@ -14,7 +14,7 @@ enum {
     MESSAGES_PER_EVENT = 4096,    /* a read of 64 KiB may hold 65,536 empty lines */
 };
 
-/* What has arrived by the stop is read whatever the grace, 0 included; but a crowd of senders can't hold it up longer. */
+/* What has arrived by the stop is read whatever the grace, 0 included; a crowd of senders may hold it up so long. */
 static const int64_t late_drain_ns = 500 * 1000000;
 
 /* What has been read and will not be answered any more is unanswered, too. */
@@ -100,7 +100,7 @@ static int messages_per_event(const struct kqn_worker *worker)
     return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
 }
 
-/* Answers the complete messages among these bytes, as far as the peer takes the answers and until it is the others' turn;
+/* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
  * returns how many bytes that used up. */
 static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
                               bool at_end, size_t *scanned)

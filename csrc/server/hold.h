@@ -1,5 +1,5 @@
 /* hold.h: the memory that connections hold: unfinished messages, and answers that their peers have not taken.
- * Each loop has an equal share of what all buffers together may have. When a connection needs more than is left, the one
+ * Each loop has an equal share of what all buffers together may have. When one needs more than is left, the connection
  * that holds the most ends; or the one that asks, if it would then hold more than that. So a crowd of connections that
  * hold a little each is safe from one that holds much. It costs a look at all connections, and only then. */
 #ifndef KQN_HOLD_H

@@ -38,7 +38,7 @@ static bool has_passed(const struct kqn_worker *worker, uint32_t timeout_ms, uin
     return timeout_ms > 0 && (int32_t)(worker->waited_ms - since_ms) >= (int32_t)timeout_ms;
 }
 
-/* Counted from the last sweep, and not from when this one was due: that may have been sooner, for a starved one's sake. */
+/* Counted from the last sweep, and not from when this one was due: that may have been sooner, for the starved. */
 static uint32_t lateness_ms(const struct kqn_worker *worker)
 {
     int64_t late_ns = worker->loop.now_ns - worker->swept_ns - worker->server->sweep_ns;
@@ -79,7 +79,7 @@ static bool is_owed_by_kernel(const struct kqn_conn *conn)
     return !kqn_peer_is_unix(&conn->peer) && kqn_sys_unsent(conn->watch.fd) > 0;
 }
 
-/* A second is enough for those who have our end. Those who still take answers have as long as a timeout, in all, and in a
+/* A second is enough for those who have our end. Those who still take answers have a timeout's time in all, and in a
  * stop what is left of its grace. */
 static bool has_lingered(const struct kqn_worker *worker, const struct kqn_conn *conn)
 {

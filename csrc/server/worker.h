@@ -68,7 +68,7 @@ struct kqn_worker {
 int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index);
 void kqn_worker_close(struct kqn_worker *worker);
 
-/* Runs until the server has stopped and the last connection has ended. 0 or -errno. rc: 0; or the -errno of what kept it
+/* Runs until the server has stopped and the last connection has ended. 0 or -errno. rc: 0, or the -errno that kept it
  * from beginning, and then it only ends as a loop that has failed, which the others must know. */
 int kqn_worker_run(struct kqn_worker *worker, int rc);
 
