@@ -24,7 +24,7 @@ Reply = Callable[[bytes], Any]
 ReplyBatch = Callable[[list[bytes]], Any]
 
 DRAIN_INTERVAL_S = 0.05  # between two looks at the journals; a full one drops, so this bounds the lines a second
-LINGER_S = 1.5  # after the grace: the core discards input for 1 s at most, and a hook in its batch may need a moment
+LINGER_S = 1.5  # after the grace: the core may still read for half a second, and a hook in its batch may need a moment
 STATS_WAIT_S = 1.0  # for a loop that is busy in its hook
 
 

@@ -221,6 +221,15 @@ class RunningServer:
         assert not [line for line in loud if not any(re.search(fine, line) for fine in self._unexpected_is_fine)]
 
 
+def is_listening(server: RunningServer) -> bool:
+    """Whether it still takes clients."""
+    try:
+        server.connect().close()
+    except OSError:
+        return False
+    return True
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Returns when the condition holds; fails with these words if it does not come to."""
     deadline = time.monotonic() + timeout_s
@@ -271,6 +280,8 @@ def u32_message(text: bytes) -> bytes:
     """A message in u32 framing."""
     return len(text).to_bytes(4, "big") + text
 
+
+FRAMED = {"stream": bytes, "line": line_message, "u32": u32_message}
 
 Serve = Callable[..., RunningServer]
 

@@ -2,11 +2,22 @@
 
 import os
 import sys
+import time
 
 
 def memory_bytes(process: int) -> int:
     """Memory of a process, a page that others share counted as its share (Pss); 0 where that can't be seen."""
     return 1024 * _first_number(f"/proc/{process}/smaps_rollup", "Pss:")
+
+
+def own_bytes(process: int) -> int:
+    """Memory that a process has written to and shares with nobody; 0 where that can't be seen."""
+    return 1024 * _first_number(f"/proc/{process}/smaps_rollup", "Private_Dirty:")
+
+
+def peak_bytes(process: int) -> int:
+    """The most memory that a process has had so far; 0 where that can't be seen."""
+    return 1024 * _first_number(f"/proc/{process}/status", "VmHWM:")
 
 
 def slab_bytes() -> int:
@@ -23,13 +34,11 @@ def _first_number(path: str, key: str) -> int:
 
 
 def cpu_s(process: int) -> float:
-    """Processor time that a process has used; 0 where that can't be seen."""
+    """Processor time that a process has used: Linux numbers the clock of a process so. 0 where that can't be seen."""
     try:
-        with open(f"/proc/{process}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        return time.clock_gettime(~process << 3 | 2)
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def record(figures: str) -> None:

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import POLLERS, check_stats, line_message, read_exactly, read_to_end, u32_message, wait_until
+from conftest import FRAMED, POLLERS, check_stats, read_exactly, read_to_end, wait_until
 
 from kqnative import Server, Stats
 
 SEEDS = range(12)
-FRAMED = {"stream": bytes, "line": line_message, "u32": u32_message}
 SCHEDULING = {"turns", "events", "stale_events", "log_dropped"}  # what a poller may do in its own way
 
 

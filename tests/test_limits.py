@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT_QUEUE, Serve, read_exactly, read_to_end, wait_until
+from figures import cpu_s, own_bytes
 
 from kqnative import Server
+
+MIB = 1 << 20
 
 
 def ask(client: socket.socket, text: bytes = b"hi") -> None:
@@ -80,13 +83,6 @@ def test_no_descriptor_left_pauses_accepting(serve: Serve) -> None:
             assert cpu_s(server.process.pid) - spent_s < 0.2
             resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
             assert read_exactly(waiting, 10) == b"system: hi"
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time that a process has used."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def test_idle_clients_are_closed(serve: Serve, poller: str) -> None:
@@ -218,9 +214,9 @@ def test_memory_stays_below_the_worst_case(serve: Serve) -> None:
     bound = re.search(r"^# at most ([\d.]+) MiB of memory: max_buffered 8 MiB \+ loops 2 x", text, re.MULTILINE)
     assert bound, text
     server = serve(*options, "--log-rate", "0")
-    before = private_kib(server.process.pid)
+    before = own_bytes(server.process.pid)
     clients = [server.connect() for _ in range(200)]
-    most_kib = 0
+    most_bytes = 0
     for client in clients:
         client.settimeout(0)
         try:
@@ -228,18 +224,12 @@ def test_memory_stays_below_the_worst_case(serve: Serve) -> None:
                 client.send(b"short\n" * 10_000 if client.fileno() % 2 else b"x" * 50_000)
         except OSError:
             pass  # it takes no more, or was closed
-        most_kib = max(most_kib, private_kib(server.process.pid))
-    assert 4 * 1024 < most_kib - before < float(bound[1]) * 1024
+        most_bytes = max(most_bytes, own_bytes(server.process.pid))
+    assert 4 * MIB < most_bytes - before < float(bound[1]) * MIB
     for client in clients:
         client.close()
     server.finish()
     assert server.closed("buffered") > 0
-
-
-def private_kib(pid: int) -> int:
-    """Memory that is a process's own."""
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
 
 
 def unsent(client: socket.socket) -> int:
@@ -396,10 +386,10 @@ def test_what_is_left_of_a_long_message_is_held_in_little(serve: Serve) -> None:
     """The first byte of a line behind a line of a megabyte costs no megabyte."""
     server = serve("--framing", "line", "--reply", "ok", "--log-rate", "0")
     clients = [server.connect() for _ in range(40)]
-    before = private_kib(server.process.pid)
+    before = own_bytes(server.process.pid)
     for client in clients:
         client.sendall(b"x" * 1_000_000 + b"\ny")
         assert read_exactly(client, 3) == b"ok\n"
-    assert private_kib(server.process.pid) - before < 8 * 1024
+    assert own_bytes(server.process.pid) - before < 8 * MIB
     for client in clients:
         client.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer, Serve, check_stats, read_exactly, read_to_end, wait_until
+from conftest import RunningServer, Serve, check_stats, is_listening, read_exactly, read_to_end, wait_until
 
 from kqnative import Server
 
@@ -82,15 +82,6 @@ def best_of_three(measure_s: Callable[[], float], bound_s: float) -> None:
         if tries[-1] < bound_s:
             return
     raise AssertionError(f"longer than {bound_s} s each time: {tries}")
-
-
-def is_listening(server: RunningServer) -> bool:
-    """Whether it still takes clients."""
-    try:
-        server.connect().close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("sent", SIGNALS)

@@ -7,10 +7,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from conftest import RunningServer, line_message, read_exactly, u32_message
+from conftest import FRAMED, RunningServer, read_exactly
 
 MOST_GAP_S = 1.0
-FRAMED = {"stream": bytes, "line": line_message, "u32": u32_message}
 
 
 class Witness:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PATIENCE_S, RunningServer, Serve, read_exactly
-from figures import record
-from measures import cpu_s, own_bytes, paused, traced, wait_until_read
-from tools import linux
+from figures import cpu_s, own_bytes, record
+from measures import linux, paused, traced, wait_until_read
 from witness import Witness
 
 RESETTING = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: on, for no time
@@ -68,9 +67,9 @@ def test_without_descriptors_clients_wait_and_nothing_spins(serve: Serve) -> Non
         first = answered_within(0.5, clients)
         assert len(first) == 2
         waiting = [client for client in clients if client not in first]
-        spent_s = cpu_s(server)
+        spent_s = cpu_s(server.process.pid)
         assert not answered_within(1, waiting)
-        assert cpu_s(server) - spent_s < 0.1  # the witness's share of it is the larger one
+        assert cpu_s(server.process.pid) - spent_s < 0.1  # the witness's share of it is the larger one
         first[0].close()
         (second,) = answered_within(1, waiting, 1)
         waiting.remove(second)
@@ -232,9 +231,9 @@ def test_a_port_scan_costs_nothing(serve: Serve) -> None:
         server.wait_until_idle()
 
     scan(1_000)
-    before = own_bytes(server)
+    before = own_bytes(server.process.pid)
     scan(9_000)
-    assert own_bytes(server) - before < MIB // 4
+    assert own_bytes(server.process.pid) - before < MIB // 4
     server.finish()
     assert server.closed("eof") == 10_000
     about_clients = [line for line in server.lines if "FD" in line]

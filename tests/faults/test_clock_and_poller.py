@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PATIENCE_S, Serve, read_exactly, read_to_end, wait_until
-from measures import cpu_s, paused, traced, wait_until_read
-from tools import linux
+from figures import cpu_s
+from measures import linux, paused, traced, wait_until_read
 from witness import Witness
 
 WAITS = {  # the calls that a poller waits in; a question mark: not on every machine
@@ -215,11 +215,11 @@ def test_the_longest_timeouts_are_no_short_ones(serve: Serve) -> None:
     with server.connect() as client, server.connect() as silent:
         client.sendall(b"unfin")
         ask(silent)
-        spent_s = cpu_s(server)
+        spent_s = cpu_s(server.process.pid)
         silent.settimeout(1.2)
         with pytest.raises(TimeoutError):
             silent.recv(1)
-        assert cpu_s(server) - spent_s < 0.1
+        assert cpu_s(server.process.pid) - spent_s < 0.1
         client.sendall(b"ished\n")
         assert read_exactly(client, 19) == b"system: unfinished\n"
 

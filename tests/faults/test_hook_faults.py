@@ -1,7 +1,6 @@
 """Faults of hooks: Python functions that raise, return, keep, close and start what they should not."""
 
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import RunningServer, Serve, check_stats, read_exactly, read_to_end
-from measures import cpu_s, own_bytes, peak_bytes, wait_until_read
+from figures import cpu_s, own_bytes, peak_bytes
+from measures import LISTENER, linux, wait_until_read
 from witness import Witness
 
 from kqnative import Server
 
 MIB = 1 << 20
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 # Messages that begin with b"bad" are answered by bad(), which each test has its own of; the others as always.
 HOOKS = """
@@ -131,7 +129,7 @@ def test_an_answer_longer_than_any_may_be(hooked: Hooked) -> None:
         assert server.exchange(b"bad\n") == b""
         server.wait_for("the hook returned 1073741825 bytes; an answer may have 1 GiB")
         wait_until_read(witness)
-        assert peak_bytes(server) < 256 * MIB
+        assert peak_bytes(server.process.pid) < 256 * MIB
     server.finish()
     assert server.closed("hook") == 1
 
@@ -141,11 +139,11 @@ def test_an_answer_longer_than_all_buffers(hooked: Hooked) -> None:
     """One that --max-buffered has no room for ends its connection, and its memory is given back."""
     server = hooked("def bad(message):\n    return bytes(64 << 20)\n", "--max-buffered", "16M", "--log-rate", "0")
     with Witness(server, framing="line") as witness:
-        before = own_bytes(server)
+        before = own_bytes(server.process.pid)
         with server.connect() as client:
             client.sendall(b"bad\n")
             wait_until_read(witness)
-        assert own_bytes(server) - before < 16 * MIB
+        assert own_bytes(server.process.pid) - before < 16 * MIB
     server.finish()
     assert (server.closed("buffered"), server.counter("unanswered")) == (1, 1)
 
@@ -293,25 +291,14 @@ def test_garbage_is_collected_in_the_loop(hooked: Hooked) -> None:
     server.wait_for("^ValueError: said in __del__$")
 
 
-CLOSING = """
-import os
-import socket
-
-def listener():
-    for fd in map(int, os.listdir("/dev/fd")):
-        try:
-            one = socket.socket(fileno=fd)
-        except OSError:
-            continue
-        is_listener = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        one.detach()
-        if is_listener:
-            return fd
-
+CLOSING = (
+    LISTENER
+    + """
 def bad(message):
     {deed}
     return message
 """
+)
 
 
 @linux
@@ -329,9 +316,9 @@ def test_a_hook_that_takes_the_listener_away(deed: str, hooked: Hooked, poller: 
             client.sendall(b"bad\n")
             assert read_exactly(client, 4) == b"bad\n"
             wait_until_read(witness)
-        before_s = cpu_s(server)
+        before_s = cpu_s(server.process.pid)
         time.sleep(0.3)  # a while of doing nothing is what is measured
-        assert cpu_s(server) - before_s < 0.06
+        assert cpu_s(server.process.pid) - before_s < 0.06
         server.kill()
         assert read_to_end(client) == b""
     assert server.wait() == 0

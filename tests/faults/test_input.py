@@ -5,7 +5,6 @@ import random
 import re
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +12,13 @@ from pathlib import Path
 
 import pytest
 from conftest import RunningServer, Serve, exchange, line_message, read_exactly, read_to_end, u32_message
-from measures import cpu_s, own_bytes, paused, traced, wait_until_read
+from figures import cpu_s, own_bytes
+from measures import linux, paused, traced, wait_until_read
 from witness import Witness
 
 MIB = 1 << 20
 RESETTING = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: on, for no time
 FRAMINGS: dict[str, Callable[[bytes], bytes]] = {"stream": bytes, "line": line_message, "u32": u32_message}
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def narrow_client(server: RunningServer, bytes_held: int = 65_536) -> socket.socket:
@@ -134,12 +132,12 @@ def test_a_claim_beyond_the_limit_takes_no_memory(serve: Serve) -> None:
     longest = bytes(range(256)) * (MIB // 256)
     with Witness(server, framing="u32"):
         assert server.exchange(u32_message(longest)) == u32_message(b"system: " + longest)
-        before = own_bytes(server)
+        before = own_bytes(server.process.pid)
         for claim in claims:
             with server.connect() as client:
                 client.sendall(claim.to_bytes(4, "big"))
                 assert read_to_end(client) == b""
-        assert own_bytes(server) - before < 64 * 1024
+        assert own_bytes(server.process.pid) - before < 64 * 1024
     server.finish()
     assert server.closed("too_long") == len(claims)
 
@@ -152,11 +150,11 @@ def test_memory_grows_with_what_came_not_with_what_was_claimed(kept: str, serve:
     server = serve("--framing", framing, "--log-rate", "0")
     with Witness(server, framing=framing) as witness, crowd(1_000, server.connect) as clients:
         wait_until_read(witness)
-        before = own_bytes(server)
+        before = own_bytes(server.process.pid)
         for client in clients:
             client.sendall(piece)
         wait_until_read(witness)
-        grown = own_bytes(server) - before
+        grown = own_bytes(server.process.pid) - before
     assert 0 < grown / len(clients) < 5 * 1024
 
 
@@ -186,14 +184,14 @@ def cost_of_a_line_s(server: RunningServer, size: int) -> float:
     spent_s = []
     for _ in range(3):
         with server.connect() as client, server.connect() as pace:
-            before_s = cpu_s(server)
+            before_s = cpu_s(server.process.pid)
             for _ in range(size // 4096):
                 client.sendall(b"x" * 4096)
                 pace.sendall(b"\n")
                 assert read_exactly(pace, 9) == b"system: \n"
             client.sendall(b"\n")
             assert len(read_exactly(client, size + 9)) == size + 9
-            spent_s.append(cpu_s(server) - before_s)
+            spent_s.append(cpu_s(server.process.pid) - before_s)
     return min(spent_s)
 
 
@@ -216,9 +214,9 @@ def test_an_urgent_byte_is_left_out_and_costs_nothing(serve: Serve, poller: str)
                 client.sendall(text)
                 assert read_exactly(client, 10) == b"system: " + text
                 client.send(b"!", socket.MSG_OOB)
-        before_s = cpu_s(server)
+        before_s = cpu_s(server.process.pid)
         time.sleep(0.3)  # a while of doing nothing is what is measured
-        assert cpu_s(server) - before_s < 0.03
+        assert cpu_s(server.process.pid) - before_s < 0.03
 
 
 def test_a_reset_behind_messages_is_counted(serve: Serve, poller: str) -> None:
@@ -316,10 +314,10 @@ def test_a_client_that_never_reads_is_read_no_more(serve: Serve, poller: str) ->
     server = serve("--framing", "line", "--poller", poller, "--log-rate", "0")
     data = b"".join(b"%099d\n" % i for i in range(300_000))
     with Witness(server, framing="line"), narrow_client(server) as client:
-        before = own_bytes(server)
+        before = own_bytes(server.process.pid)
         sent = send_until_full(client, data)
         assert sent < len(data)
-        assert own_bytes(server) - before < MIB
+        assert own_bytes(server.process.pid) - before < MIB
         answers = answers_to_lines(data[: sent - sent % 100])
         assert read_exactly(client, len(answers)) == answers
 
@@ -336,10 +334,10 @@ def test_a_thousand_unfinished_messages_are_never_too_much(serve: Serve) -> None
     """However many begin a message and leave it, what they hold stays below --max-buffered, in each loop its share."""
     server = serve("--framing", "line", "--max-buffered", "1M", "--log-rate", "0", "--loops", "2")
     with Witness(server, framing="line", connections=2) as witness:
-        before = own_bytes(server)
+        before = own_bytes(server.process.pid)
         with crowd(1_000, lambda: unfinished(server, 3)):
             wait_until_read(witness, loops=2)
-            assert own_bytes(server) - before < 2 * MIB
+            assert own_bytes(server.process.pid) - before < 2 * MIB
     server.finish()
     assert 1_000 - 256 <= server.closed("buffered") < 1_000
 

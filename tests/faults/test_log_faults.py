@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from bare_server import BareServer
 from conftest import Serve, check_sums, read_to_end, u32_message, wait_until
+from figures import cpu_s
 from measures import wait_until_read
 from witness import Witness
 
@@ -29,13 +30,6 @@ EVERY_LINE = ("--log-rate", "1M", "--framing", "line")
 SMALL_PIPE_BYTES = 4096
 
 
-def spent_s(server: BareServer) -> float:
-    """Processor time that the server has used."""
-    with open(f"/proc/{server.pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def send_lines(server: BareServer, count: int) -> None:
     """One client that is answered so many lines, each of which may be logged."""
     answers = server.exchange(b"x\n" * count)
@@ -44,9 +38,9 @@ def send_lines(server: BareServer, count: int) -> None:
 
 def check_rests(server: BareServer) -> None:
     """Without clients it uses no processor time to speak of."""
-    before_s = spent_s(server)
+    before_s = cpu_s(server.pid)
     time.sleep(0.5)  # a while of doing nothing is what is measured
-    assert spent_s(server) - before_s < 0.1
+    assert cpu_s(server.pid) - before_s < 0.1
 
 
 # --- A standard error that takes nothing ---

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from bare_server import socket_count
 from conftest import RunningServer, Serve, exchange, read_exactly, read_to_end, wait_until
+from figures import own_bytes
 from witness import Witness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, and uses Linux's prlimit()")
@@ -94,12 +95,6 @@ def mapped_bytes(pid: int) -> int:
     """The size of its address space."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
-
-
-def own_bytes(pid: int) -> int:
-    """Memory that it has written to and shares with nobody."""
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_Dirty"))
 
 
 def has_ended(client: socket.socket) -> bool:

@@ -3,39 +3,25 @@
 import contextlib
 import re
 import socket
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Serve, exchange, read_exactly, read_to_end
-from measures import own_bytes, traced, wait_until_read
+from figures import own_bytes
+from measures import LISTENER, linux, traced, wait_until_read
 from test_input import answers_to_lines, crowd, narrow_client, send_until_full
 from witness import Witness
 
 MIB = 1 << 20
 LINES = b"".join(b"%099d\n" % i for i in range(300_000))  # more than one connection's buffers hold, the kernel's too
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
 # The message b"shrink" lets the kernel's buffer for the answers to later clients hold next to nothing.
-SHRINKING = """
-import os
-import socket
-
-def listener():
-    for fd in map(int, os.listdir("/dev/fd")):
-        try:
-            one = socket.socket(fileno=fd)
-        except OSError:
-            continue
-        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return one
-        one.detach()
-
+SHRINKING = f"""
+{LISTENER}
 def reply(message):
     if message == b"shrink":
-        one = listener()
+        one = socket.socket(fileno=listener())
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         one.detach()
     return b"system: " + message
@@ -123,12 +109,12 @@ def test_a_crowd_of_stalled_readers_has_a_ceiling(serve: Serve, tmp_path: Path) 
         assert server.exchange(b"shrink\n") == b"system: shrink\n"
         with crowd(300, lambda: narrow_client(server, 8_192)) as clients:
             wait_until_read(witness)
-            before = own_bytes(server)
+            before = own_bytes(server.process.pid)
             for client in clients:
                 with contextlib.suppress(ConnectionError):  # it has been closed
                     client.sendall(LINES[:40_000])
             wait_until_read(witness)
-            grown = own_bytes(server) - before
+            grown = own_bytes(server.process.pid) - before
             answers = [what_came(client) for client in clients]
     server.finish()
     assert grown < 3 * MIB

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from bare_server import BareServer, socket_count
-from conftest import PATIENCE_S, RunningServer, Serve, check_sums, read_exactly, read_to_end, wait_until
+from conftest import PATIENCE_S, RunningServer, Serve, check_sums, is_listening, read_exactly, read_to_end, wait_until
 from measures import wait_until_read
 from witness import Witness
 
@@ -152,15 +152,6 @@ def test_a_stopped_client_is_cut_and_the_others_get_all(serve: Serve) -> None:
     assert (server.closed("cut"), server.closed("stopped")) == (1, 64)
     assert (server.counter("messages"), server.counter("unanswered")) == (server.counter("answered") + 1, 1)
     server.wait_for("^warning: answers owed to clients were cut after a grace of 1 s: 1 clients")
-
-
-def is_listening(server: RunningServer) -> bool:
-    """Whether it still takes clients."""
-    try:
-        server.connect().close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_signal_is_acted_on_while_every_loop_is_busy_in_c(serve: Serve) -> None:

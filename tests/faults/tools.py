@@ -4,12 +4,12 @@ import ctypes
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from conftest import PATIENCE_S, REQUIRE_TOOLS, RunningServer, Serve
+from measures import linux
 from witness import Witness
 
 CLONE_NEWNET = 0x40000000  # as unshare() and setns() name a network namespace
@@ -120,9 +120,6 @@ def have_namespaces() -> None:
         Namespace().close()
     except OSError as error:
         (pytest.fail if REQUIRE_TOOLS else pytest.skip)(f"needs network namespaces, which can't be had: {error}")
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="this fault is made by means of Linux")
 
 
 def namespaced(test: Callable[..., None]) -> Callable[..., None]:
