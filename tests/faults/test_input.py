@@ -342,19 +342,30 @@ def test_a_thousand_unfinished_messages_are_never_too_much(serve: Serve) -> None
     assert 1_000 - 256 <= server.closed("buffered") < 1_000
 
 
+@linux
 def test_reads_full_of_empty_lines_starve_nobody(serve: Serve, poller: str) -> None:
-    """Each of 300 clients sends as many messages as a read can hold, over and over; nobody else waits for a second."""
+    """800 clients have each sent as many messages as a read can hold; who asks behind them waits less than a second.
+
+    Best of three, for a busy machine. Without a limit on the messages of one event it takes 1.6 s here.
+    """
     server = serve("--framing", "line", "--poller", poller, "--log-rate", "0")
-    clients = [server.connect() for _ in range(300)]
-    with Witness(server, framing="line"):
-        for _ in range(2):
-            for client in clients:
-                client.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    client.send(b"\n" * 65_536)
-            for client in clients:
-                client.setblocking(True)
-                client.settimeout(10)
-                assert client.recv(1 << 20)
-    for client in clients:
-        client.close()
+    waits_s: list[float] = []
+    while len(waits_s) < 3 and not any(wait_s < 1 for wait_s in waits_s):
+        waits_s.append(wait_behind_empty_lines_s(server))
+    assert min(waits_s) < 1, waits_s
+
+
+def wait_behind_empty_lines_s(server: RunningServer) -> float:
+    """How long one client waits for its answer when 800 others have sent all that a read can hold."""
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(server.connect()) for _ in range(800)]
+        asking = stack.enter_context(server.connect())
+        asking.sendall(b"first\n")
+        assert read_exactly(asking, 14) == b"system: first\n"
+        with paused(server):  # so that all is there in one turn
+            for client in crowd:
+                client.sendall(b"\n" * 65_536)
+            asking.sendall(b"last\n")
+        begun = time.monotonic()
+        assert read_exactly(asking, 13) == b"system: last\n"
+        return time.monotonic() - begun
