@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,14 +18,17 @@ enum {
     LONG_PART = 5000, /* of a message: long enough to be read into where it lies */
     DRIPS_MAX = 40,
     READ_SIZE = 65536,
-    DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it */
+    DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it, and the next */
+    MESSAGES_PER_EVENT = 4096,
+    PATIENCE_S = 10,
 };
 
 #define MS_NS INT64_C(1000000)
 
 static struct kqn_server *server;
 static pthread_t thread;
-static int client; /* connected to it */
+static kqn_answerer *hook; /* NULL: the template answers */
+static int client;         /* connected to it */
 
 static int64_t now_ms(void)
 {
@@ -42,22 +46,37 @@ static void sleep_ms(int64_t duration_ms)
 static void *run_server(void *argument)
 {
     (void)argument;
-    CHECK_INT(kqn_server_run(server, 0), 0);
+    CHECK_INT(kqn_server_run_with(server, 0, hook, NULL), 0);
     return NULL;
 }
 
-static void connect_client(int port)
+static int connect_client(int port)
 {
+    struct timeval patience = {.tv_sec = PATIENCE_S};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    client = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(connect(client, (const struct sockaddr *)(const void *)&address, sizeof(address)) == 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(fd, (const struct sockaddr *)(const void *)&address, sizeof(address)) == 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    return fd;
 }
 
-/* Opens a server for lines, and connects the client. */
-static void start(const char *reply, int64_t message_timeout_ms)
+/* Opens a server. */
+static int open_server(const struct kqn_settings *settings)
 {
-    const struct kqn_settings settings = {
+    enum kqn_step step;
+    char host[KQN_PEER_TEXT_MAX];
+    int port;
+    CHECK_INT(kqn_server_open(&server, settings, &step), 0);
+    CHECK_INT(kqn_server_address(server, host, &port), 0);
+    CHECK_INT(pthread_create(&thread, NULL, run_server, NULL), 0);
+    return port;
+}
+
+/* For lines. */
+static struct kqn_settings settings_of(const char *reply, int64_t message_timeout_ms)
+{
+    return (struct kqn_settings){
         .host = "127.0.0.1",
         .reply = reply,
         .reply_len = strlen(reply),
@@ -71,13 +90,13 @@ static void start(const char *reply, int64_t message_timeout_ms)
         .loops = 1,
         .max_connections = 16,
     };
-    enum kqn_step step;
-    char host[KQN_PEER_TEXT_MAX];
-    int port;
-    CHECK_INT(kqn_server_open(&server, &settings, &step), 0);
-    CHECK_INT(kqn_server_address(server, host, &port), 0);
-    CHECK_INT(pthread_create(&thread, NULL, run_server, NULL), 0);
-    connect_client(port);
+}
+
+/* Opens a server for lines, and connects the client. */
+static void start(const char *reply, int64_t message_timeout_ms)
+{
+    const struct kqn_settings settings = settings_of(reply, message_timeout_ms);
+    client = connect_client(open_server(&settings));
 }
 
 /* Stops it, and returns its last counters. */
@@ -87,8 +106,7 @@ static struct kqn_stats stop(int64_t grace_ms)
     CHECK_INT(kqn_server_stop(server, grace_ms * MS_NS), 0);
     pthread_join(thread, NULL);
     CHECK_INT(kqn_server_stats(server, 0, &stats, 0), 0);
-    CHECK_INT(stats.accepted, 1);
-    CHECK_INT(stats.messages, stats.answered + stats.unanswered);
+    CHECK_INT(stats.messages, stats.answered + stats.failed + stats.unanswered);
     kqn_server_close(server);
     close(client);
     return stats;
@@ -311,6 +329,82 @@ static void stop_reads_so_much_and_no_more(void)
     CHECK(stats.bytes_in - stats.bytes_discarded - before.bytes_in <= DRAIN_READ_MAX + READ_SIZE);
 }
 
+/* Twice as many messages as one event may have, in one read: one event to read, and one for the second half's turn. */
+static void turns_of_a_long_read(void)
+{
+    static char lines[2 * MESSAGES_PER_EVENT];
+    struct kqn_stats before, after;
+    memset(lines, '\n', sizeof(lines));
+    start("", 0);
+    send_text("\n");
+    receive(1);
+    kqn_server_stats(server, 0, &before, 1000 * MS_NS);
+    send_bytes(lines, sizeof(lines));
+    receive(sizeof(lines));
+    sleep_ms(50); /* no further event must come */
+    kqn_server_stats(server, 0, &after, 1000 * MS_NS);
+    CHECK_INT(after.events - before.events, 2);
+    CHECK_INT(stop(0).answered, sizeof(lines) + 1);
+}
+
+static void stop_answers_in_turns(void)
+{
+    static char lines[3 * DRAIN_READ_MAX];
+    static char bytes[65536];
+    memset(lines, '\n', sizeof(lines));
+    start("", 0);
+    send_bytes(lines, sizeof(lines));
+    CHECK_INT(kqn_server_stop(server, 10000 * MS_NS), 0);
+    while (recv(client, bytes, sizeof(bytes), 0) > 0)
+        continue;
+    struct kqn_stats stats = stop(0);
+    CHECK_INT(stats.unanswered, 0);
+    CHECK(stats.messages >= DRAIN_READ_MAX);
+    CHECK_INT(stats.messages, stats.bytes_in - stats.bytes_discarded);
+    CHECK_INT(stats.closed[KQN_REASON_STOPPED], 1);
+}
+
+static void fail_all(void *context, struct kqn_batch *batch)
+{
+    (void)context;
+    for (int i = 0; i < batch->count; i++)
+        batch->entries[i].verdict = KQN_VERDICT_FAILED;
+}
+
+/* Starts with a hook that fails, sends these bytes at once, and waits until the server has shut its side. */
+static struct kqn_stats counters_of_failing(const void *bytes, size_t len)
+{
+    char byte;
+    hook = fail_all;
+    start("", 0);
+    send_bytes(bytes, len);
+    CHECK_INT(recv(client, &byte, 1, 0), 0);
+    struct kqn_stats stats = stop(0);
+    hook = NULL;
+    return stats;
+}
+
+/* More of them than a batch holds: those that wait for their turn go unanswered, and hold up no end. */
+static void failing_hook_amid_a_long_read(void)
+{
+    static char lines[3 * KQN_BATCH_MESSAGES];
+    memset(lines, '\n', sizeof(lines));
+    struct kqn_stats stats = counters_of_failing(lines, sizeof(lines));
+    CHECK_INT(stats.failed, KQN_BATCH_MESSAGES);
+    CHECK_INT(stats.unanswered, 2 * KQN_BATCH_MESSAGES);
+    CHECK_INT(stats.closed[KQN_REASON_HOOK], 1);
+}
+
+static void first_reason_of_two(void)
+{
+    static char bytes[MAX_LINE + 3];
+    memset(bytes, 'x', sizeof(bytes));
+    bytes[1] = '\n';
+    struct kqn_stats stats = counters_of_failing(bytes, sizeof(bytes));
+    CHECK_INT(stats.failed, 1);
+    CHECK_INT(stats.closed[KQN_REASON_TOO_LONG], 1);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -325,6 +419,10 @@ static const struct {
     {"the rest behind a long message keeps none of its memory", memory_follows_the_rest},
     {"a stop answers so much of what has arrived, all of that, and no more", stop_reads_so_much_and_no_more},
     {"complete messages that wait when their connection ends are counted", messages_that_wait_are_counted},
+    {"it is the others' turn after some thousand messages of one", turns_of_a_long_read},
+    {"so it is in a stop, which answers all the same", stop_answers_in_turns},
+    {"a hook that fails ends those too that wait for their turn", failing_hook_amid_a_long_read},
+    {"of two reasons to end the first one is told", first_reason_of_two},
 };
 
 int main(void)
