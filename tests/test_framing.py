@@ -19,8 +19,16 @@ STREAM, LINE, U32 = range(3)
 DECLARATIONS = """
 struct kqn_framing { int kind; size_t max_message; };
 struct kqn_frame { const uint8_t *message; size_t message_len, consumed, ending_len; };
-int kqn_framing_next(const struct kqn_framing *framing, const uint8_t *bytes, size_t len, bool at_end,
-                     size_t *scanned, struct kqn_frame *frame);
+int next(const struct kqn_framing *framing, const uint8_t *bytes, size_t len, bool at_end, size_t *scanned,
+         struct kqn_frame *frame);
+"""
+SOURCE = """
+#include "core/framing.h"
+int next(const struct kqn_framing *framing, const uint8_t *bytes, size_t len, bool at_end, size_t *scanned,
+         struct kqn_frame *frame)
+{
+    return kqn_framing_next(framing, bytes, len, at_end, scanned, frame);
+}
 """
 
 Found = list[tuple[bytes, int]]  # messages, and how long the ending of each was
@@ -28,9 +36,10 @@ Found = list[tuple[bytes, int]]  # messages, and how long the ending of each was
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[FFI, Any]:
-    """csrc/core/framing.c alone."""
+    """csrc/core/framing.h alone."""
     path = tmp_path_factory.mktemp("framing") / "framing.so"
-    source = ROOT / "csrc" / "core" / "framing.c"
+    source = path.with_suffix(".c")
+    source.write_text(SOURCE)
     subprocess.run([CC, "-std=gnu11", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", source, "-o", path], check=True)
     ffi = FFI()
     ffi.cdef(DECLARATIONS)
@@ -46,7 +55,7 @@ def found_in(core: tuple[FFI, Any], kind: int, pieces: list[bytes]) -> tuple[Fou
     held = b""
     for piece, at_end in [*((piece, False) for piece in pieces), (b"", True)]:
         held += piece
-        while (rc := lib.kqn_framing_next(framing, held, len(held), at_end, scanned, frame)) == 1:
+        while (rc := lib.next(framing, held, len(held), at_end, scanned, frame)) == 1:
             offset = frame.consumed - frame.message_len - frame.ending_len
             found.append((held[offset : offset + frame.message_len], frame.ending_len))
             held = held[frame.consumed :]

@@ -115,6 +115,11 @@ BUGS = {
         "keep(worker, conn, bytes + n, len - (size_t)n)",
         "keep(worker, conn, bytes, len)",
     ),
+    "bytes are sent twice after a short write of two pieces": Bug(
+        "server/output.c",
+        "keep(worker, conn, bytes + of_bytes, len - of_bytes);",
+        "keep(worker, conn, bytes, len);",
+    ),
     "a closed connection's event hits the new owner of its place": Bug(
         "core/loop.c",
         "struct kqn_watch *watch = kqn_slab_find(&loop->watches, kqn_event_udata(event));",
@@ -122,9 +127,9 @@ BUGS = {
     ),
     "the end of a connection is taken for a close before its data": Bug(
         "server/connection.c",
-        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {\n        read_and_answer",
+        "    } else if (kqn_conn_reads(conn)) {\n        read_and_answer",
         "    } else if (event->flags & EV_EOF) {\n        kqn_conn_end(worker, conn, KQN_REASON_EOF);\n"
-        "    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {\n        read_and_answer",
+        "    } else if (kqn_conn_reads(conn)) {\n        read_and_answer",
     ),
     "nothing is armed after EAGAIN": Bug(
         "server/connection.c",
@@ -132,13 +137,13 @@ BUGS = {
         "        wanted |= 0;",
     ),
     "messages that nobody will answer are not counted": Bug(
-        "server/connection.c",
+        "server/reply.c",
         "    while (kqn_framing_next(&worker->server->framing, bytes, len, false, &scanned, &frame) == 1) {",
         "    while (false) {",
     ),
     "reading is not resumed after writing": Bug(
         "server/connection.c",
-        "(conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more))\n        wanted = KQN_WANT_READ;",
+        "kqn_conn_reads(conn))\n        wanted = KQN_WANT_READ;",
         "(conn->state == KQN_CONN_OPEN && !conn->watch.told))\n        wanted = KQN_WANT_READ;",
     ),
     "messages that waited behind unwritten bytes are not framed": Bug(

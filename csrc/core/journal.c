@@ -44,19 +44,6 @@ void kqn_journal_commit(struct kqn_journal *journal)
     atomic_fetch_add_explicit(&journal->written, 1, memory_order_release);
 }
 
-bool kqn_journal_allows(struct kqn_journal *journal, enum kqn_record_kind kind)
-{
-    if (journal->budget > 0) {
-        journal->budget--;
-        return true;
-    }
-    if (journal->rate > 0) {
-        journal->left_out[kind]++;
-        journal->any_left_out = true;
-    }
-    return false;
-}
-
 void kqn_journal_flush(struct kqn_journal *journal)
 {
     struct kqn_record *record = journal->any_left_out ? kqn_journal_begin(journal, KQN_RECORD_LEFT_OUT) : NULL;

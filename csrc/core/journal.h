@@ -34,7 +34,18 @@ struct kqn_record *kqn_journal_begin(struct kqn_journal *journal, enum kqn_recor
 void kqn_journal_commit(struct kqn_journal *journal);
 
 /* Whether a client line of this kind may be written now. */
-bool kqn_journal_allows(struct kqn_journal *journal, enum kqn_record_kind kind);
+static inline bool kqn_journal_allows(struct kqn_journal *journal, enum kqn_record_kind kind)
+{
+    if (journal->budget > 0) {
+        journal->budget--;
+        return true;
+    }
+    if (journal->rate > 0) {
+        journal->left_out[kind]++;
+        journal->any_left_out = true;
+    }
+    return false;
+}
 
 /* To be called every turn: begins the next second when it is due, and says what the last one left out. */
 void kqn_journal_tick(struct kqn_journal *journal, int64_t now_ns);

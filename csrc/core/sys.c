@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
@@ -224,6 +225,20 @@ ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
     return n < 0 ? -errno : n;
 }
 
+ssize_t kqn_sys_write_two(int fd, const void *first, size_t first_len, const void *second, size_t second_len)
+{
+    if (first_len == 0)
+        return kqn_sys_write(fd, second, second_len);
+    struct iovec pieces[] = {{(void *)(uintptr_t)first, first_len}, {(void *)(uintptr_t)second, second_len}};
+#if defined(__APPLE__)
+    ssize_t n = writev(fd, pieces, 2);
+#else
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+    ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
+#endif
+    return n < 0 ? -errno : n;
+}
+
 int kqn_sys_client_options(int fd, int family)
 {
     int rc = 0;
@@ -258,6 +273,17 @@ int kqn_sys_check_connected(int fd)
     /* A connect to a port of this machine that nobody listens on may be given that very port as its own. */
     bool has_port = own.any.sa_family == AF_INET || own.any.sa_family == AF_INET6;
     return has_port && own_len == peer_len && memcmp(&own, &peer, own_len) == 0 ? -ECONNREFUSED : 0;
+}
+
+ssize_t kqn_sys_readable(int fd)
+{
+    int bytes = 0;
+#if defined(__APPLE__)
+    socklen_t len = sizeof(bytes);
+    return getsockopt(fd, SOL_SOCKET, SO_NREAD, &bytes, &len) < 0 ? -errno : bytes;
+#else
+    return ioctl(fd, FIONREAD, &bytes) < 0 ? -errno : bytes;
+#endif
 }
 
 ssize_t kqn_sys_unsent(int fd)

@@ -34,7 +34,9 @@ int kqn_sys_connect(int fd, const union kqn_address *address, socklen_t len);
 int kqn_sys_local_address(int fd, union kqn_address *out);
 int kqn_sys_accept(int fd, union kqn_address *peer);
 ssize_t kqn_sys_read(int fd, void *bytes, size_t len);
-ssize_t kqn_sys_write(int fd, const void *bytes, size_t len); /* never raises SIGPIPE */
+ssize_t kqn_sys_write(int fd, const void *bytes, size_t len); /* never raises SIGPIPE; nor does the next */
+/* Writes two pieces, the first perhaps empty, as if they lay one behind the other. */
+ssize_t kqn_sys_write_two(int fd, const void *first, size_t first_len, const void *second, size_t second_len);
 /* For a socket that connects. */
 int kqn_sys_client_options(int fd, int family);
 /* Binds to an address and leaves the port to connect(), which can then use the same port for several servers, where
@@ -43,6 +45,9 @@ int kqn_sys_bind_source(int fd, const union kqn_address *address, socklen_t len)
 int kqn_sys_socket_error(int fd); /* takes the error from the socket: 0 or -errno */
 /* 0; -ENOTCONN: not yet; -ECONNREFUSED: the socket is connected to itself. */
 int kqn_sys_check_connected(int fd);
+
+/* Bytes that have arrived and were not read yet; -errno. */
+ssize_t kqn_sys_readable(int fd);
 
 /* Bytes that have been written and that the peer has not taken in yet; -errno: that can't be asked for here. */
 ssize_t kqn_sys_unsent(int fd);

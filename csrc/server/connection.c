@@ -11,29 +11,16 @@
 
 enum {
     DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
-    MESSAGES_PER_EVENT = 4096,    /* a read of 64 KiB may hold 65,536 empty lines */
 };
 
 /* What has arrived by the stop is read whatever the grace, 0 included; a crowd of senders may hold it up so long. */
 static const int64_t late_drain_ns = 500 * 1000000;
 
-/* What has been read and will not be answered any more is unanswered, too. */
-static void count_unanswered(struct kqn_worker *worker, const uint8_t *bytes, size_t len, size_t scanned)
-{
-    struct kqn_frame frame;
-    while (kqn_framing_next(&worker->server->framing, bytes, len, false, &scanned, &frame) == 1) {
-        worker->stats.messages++;
-        worker->stats.unanswered++;
-        bytes += frame.consumed;
-        len -= frame.consumed;
-    }
-}
-
 static void drop_input(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     if (!conn->in)
         return;
-    count_unanswered(worker, conn->in->bytes + conn->in->begin, kqn_buffer_len(conn->in), conn->in->mark);
+    kqn_reply_none(worker, conn->in->bytes + conn->in->begin, kqn_buffer_len(conn->in), conn->in->mark);
     kqn_pool_give(&worker->loop.pool, conn->in);
     conn->in = NULL;
 }
@@ -78,60 +65,6 @@ static void linger(struct kqn_worker *worker, struct kqn_conn *conn)
         kqn_conn_end(worker, conn, conn->reason);
 }
 
-static void journal_received(struct kqn_worker *worker, const struct kqn_conn *conn, const struct kqn_frame *frame)
-{
-    if (!kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
-        return;
-    struct kqn_record *record = kqn_journal_begin(&worker->journal, KQN_RECORD_RECEIVED);
-    if (!record)
-        return;
-    size_t shown = frame->message_len < KQN_RECORD_TEXT_MAX ? frame->message_len : KQN_RECORD_TEXT_MAX;
-    record->fd = conn->watch.fd;
-    record->bytes = frame->message_len;
-    record->text_len = (uint32_t)shown;
-    memcpy(record->text, frame->message, shown);
-    kqn_peer_text(&conn->peer, record->peer);
-    kqn_journal_commit(&worker->journal);
-}
-
-/* How many messages of one connection are answered before it is the others' turn. */
-static int messages_per_event(const struct kqn_worker *worker)
-{
-    return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
-}
-
-/* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
- * returns how many bytes that used up. */
-static size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
-                              bool at_end, size_t *scanned)
-{
-    size_t at = 0;
-    int left = messages_per_event(worker);
-    worker->answering = conn;
-    conn->has_more = false;
-    while (kqn_conn_takes_messages(conn) && !worker->orphaned) {
-        if (left-- == 0) {
-            conn->has_more = at < len;
-            break;
-        }
-        struct kqn_frame frame;
-        int rc = kqn_framing_next(&worker->server->framing, bytes + at, len - at, at_end, scanned, &frame);
-        if (rc < 0)
-            kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
-        if (rc <= 0)
-            break;
-        at += frame.consumed;
-        worker->stats.messages++;
-        journal_received(worker, conn, &frame);
-        kqn_reply_message(worker, conn, &frame);
-    }
-    kqn_output_flush(worker, conn);
-    worker->answering = NULL;
-    if (conn->state > KQN_CONN_DRAINING && !worker->orphaned)
-        count_unanswered(worker, bytes + at, len - at, *scanned);
-    return at;
-}
-
 /* Gives a connection back the rest of what it held: a short one in a smaller buffer, as memory follows the bytes. */
 static void keep_rest(struct kqn_worker *worker, struct kqn_conn *conn, struct kqn_buffer *held)
 {
@@ -157,7 +90,7 @@ static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool a
     conn->in = NULL;
     worker->answering_from = held;
     size_t scanned = held->mark;
-    size_t used = answer_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
+    size_t used = kqn_reply_messages(worker, conn, held->bytes + held->begin, kqn_buffer_len(held), at_end, &scanned);
     worker->answering_from = NULL;
     if (used > 0)
         conn->begun_ms = worker->now_ms;
@@ -166,8 +99,19 @@ static void answer_held(struct kqn_worker *worker, struct kqn_conn *conn, bool a
     keep_rest(worker, conn, held);
 }
 
-/* Answers what has just been read behind `held` bytes of an unfinished message, and keeps the rest. */
-static void answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t held, size_t len)
+/* How much of the rest of a long unfinished message has arrived already: room for that is made at once, so that it can
+ * be read in one go. A length that is only claimed makes none. */
+static size_t arrived_bytes(const struct kqn_worker *worker, const struct kqn_conn *conn, const uint8_t *bytes,
+                            size_t len)
+{
+    size_t missing = kqn_framing_missing(&worker->server->framing, bytes, len);
+    ssize_t readable = missing > KQN_COPIED_PARTIAL_MAX ? kqn_sys_readable(conn->watch.fd) : 0;
+    return readable < 0 ? 0 : (size_t)readable < missing ? (size_t)readable : missing;
+}
+
+/* Answers what has just been read behind `held` bytes of an unfinished message, and keeps the rest. true: the rest is
+ * part of a long message, more of which has arrived. */
+static bool answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t held, size_t len)
 {
     uint8_t *bytes = worker->input - held;
     size_t scanned = 0;
@@ -178,16 +122,20 @@ static void answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
         conn->in = NULL;
     }
     len += held;
-    size_t used = answer_messages(worker, conn, bytes, len, false, &scanned);
+    size_t used = kqn_reply_messages(worker, conn, bytes, len, false, &scanned);
     if (used == len || conn->state > KQN_CONN_DRAINING)
-        return;
-    if (!kqn_hold_append(worker, conn, &conn->in, bytes + used, len - used)) {
-        count_unanswered(worker, bytes + used, len - used, scanned);
-        return;
+        return false;
+    size_t rest = len - used;
+    size_t arrived = arrived_bytes(worker, conn, bytes + used, rest);
+    if (!kqn_hold_reserve(worker, conn, &conn->in, rest + arrived)) {
+        kqn_reply_none(worker, bytes + used, rest, scanned);
+        return false;
     }
+    kqn_pool_append(&worker->loop.pool, &conn->in, bytes + used, rest);
     conn->in->mark = (uint32_t)scanned;
     if (used > 0 || held == 0)
         conn->begun_ms = worker->now_ms;
+    return arrived > 0;
 }
 
 /* The peer has sent everything: an unfinished line is a message now. */
@@ -197,17 +145,23 @@ static void on_end_of_input(struct kqn_worker *worker, struct kqn_conn *conn)
     answer_held(worker, conn, true);
 }
 
-/* Reads once and answers; false: nothing more is to be had for now. socket_error is what the event said of it: on
- * some systems read() says only "the end" of a connection that broke. */
+/* For a long unfinished message; false: the connection has ended. */
+static bool make_room(struct kqn_worker *worker, struct kqn_conn *conn, size_t held)
+{
+    size_t arrived = arrived_bytes(worker, conn, conn->in->bytes + conn->in->begin, held);
+    return kqn_hold_reserve(worker, conn, &conn->in, arrived > held ? arrived : held);
+}
+
+/* Reads once, or twice where the rest of a long message is there, so that its block soon goes to the next one; and
+ * answers. false: nothing more is to be had for now. socket_error is what the event said of it: on some systems read()
+ * says only "the end" of a connection that broke. */
 static bool read_and_answer(struct kqn_worker *worker, struct kqn_conn *conn, int socket_error)
 {
     size_t held = kqn_buffer_len(conn->in);
     bool in_place = held > KQN_COPIED_PARTIAL_MAX;
-    if (in_place && conn->in->end == conn->in->capacity && !kqn_hold_reserve(worker, conn, &conn->in, held))
+    if (in_place && conn->in->end == conn->in->capacity && !make_room(worker, conn, held))
         return false;
     size_t room = in_place ? conn->in->capacity - conn->in->end : worker->server->read_size;
-    if (room > worker->server->read_size)
-        room = worker->server->read_size;
     uint8_t *to = in_place ? conn->in->bytes + conn->in->end : worker->input;
     ssize_t n = kqn_sys_read(conn->watch.fd, to, room);
     if (n == -EAGAIN || n == -EINTR)
@@ -225,8 +179,8 @@ static bool read_and_answer(struct kqn_worker *worker, struct kqn_conn *conn, in
     if (in_place) {
         conn->in->end += (uint32_t)n;
         answer_held(worker, conn, false);
-    } else {
-        answer_read(worker, conn, held, (size_t)n);
+    } else if (answer_read(worker, conn, held, (size_t)n) && kqn_conn_reads(conn)) {
+        return read_and_answer(worker, conn, socket_error);
     }
     return true;
 }
@@ -257,7 +211,7 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
     unsigned wanted = KQN_WANT_READ_KEPT;
     if (conn->state == KQN_CONN_HALF_CLOSED)
         wanted = KQN_WANT_NOTHING; /* at its end READ fires for ever */
-    else if (conn->state == KQN_CONN_LINGERING || (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more))
+    else if (conn->state == KQN_CONN_LINGERING || kqn_conn_reads(conn))
         wanted = KQN_WANT_READ;
     if ((conn->out || conn->has_more) && !conn->starved) /* there is room to write: the event is its next turn */
         wanted |= KQN_WANT_WRITE;
@@ -267,7 +221,7 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn)
 void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     bool has_read = false; /* all that is there, or more than enough: who never stops sending holds up no stop */
-    while (!has_read && conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more && !worker->orphaned) {
+    while (!has_read && kqn_conn_reads(conn) && !worker->orphaned) {
         uint64_t before = worker->stats.bytes_in;
         has_read = !read_and_answer(worker, conn, 0);
         conn->drained += (uint32_t)(worker->stats.bytes_in - before);
@@ -296,7 +250,7 @@ void kqn_conn_on_event(struct kqn_worker *worker, struct kqn_conn *conn, const s
             conn->begun_ms = worker->now_ms; /* nothing was read meanwhile: that its message waits is our doing */
             answer_held(worker, conn, conn->state == KQN_CONN_HALF_CLOSED);
         }
-    } else if (conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more) {
+    } else if (kqn_conn_reads(conn)) {
         read_and_answer(worker, conn, socket_error);
     } else if (conn->state == KQN_CONN_LINGERING) {
         throw_input_away(worker, conn);

@@ -65,6 +65,12 @@ void kqn_conn_settle(struct kqn_worker *worker, struct kqn_conn *conn);
  * they are written. */
 void kqn_conn_drain(struct kqn_worker *worker, struct kqn_conn *conn);
 
+/* Whether more of its input may be read now. */
+static inline bool kqn_conn_reads(const struct kqn_conn *conn)
+{
+    return conn->state == KQN_CONN_OPEN && !conn->out && !conn->has_more;
+}
+
 /* Whether its complete messages may be answered now. */
 static inline bool kqn_conn_takes_messages(const struct kqn_conn *conn)
 {

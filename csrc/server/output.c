@@ -1,17 +1,16 @@
 #include "server/output.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "core/sys.h"
 #include "server/hold.h"
 
-/* What the kernel took of these bytes; -1: the connection has ended.
+/* What the kernel took, by what its call returned; -1: the connection has ended.
  * ENOBUFS and ENOMEM are a kernel short of memory for now, on macOS and the BSDs; the socket stays writable meanwhile, so
- * waiting for that would spin. EPROTOTYPE (macOS) is a socket that
- * is being torn down, like EPIPE. */
-static ssize_t write_some(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len)
+ * waiting for that would spin. EPROTOTYPE (macOS) is a socket that is being torn down, like EPIPE. */
+static ssize_t taken(struct kqn_worker *worker, struct kqn_conn *conn, ssize_t n)
 {
-    ssize_t n = kqn_sys_write(conn->watch.fd, bytes, len);
     if (n >= 0) {
         worker->stats.bytes_out += (uint64_t)n;
         conn->progress_ms = worker->now_ms;
@@ -40,7 +39,7 @@ static bool keep(struct kqn_worker *worker, struct kqn_conn *conn, const void *b
 void kqn_output_send(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
                      uint32_t answers)
 {
-    ssize_t n = len > 0 ? write_some(worker, conn, bytes, len) : 0;
+    ssize_t n = len > 0 ? taken(worker, conn, kqn_sys_write(conn->watch.fd, bytes, len)) : 0;
     if (n == (ssize_t)len)
         worker->stats.answered += answers;
     else if (n >= 0 && keep(worker, conn, bytes + n, len - (size_t)n))
@@ -62,17 +61,38 @@ static void send_scratch(struct kqn_worker *worker, struct kqn_conn *conn)
         kqn_output_send(worker, conn, scratch->bytes, len, answers);
 }
 
+/* Empties the scratch buffer into the socket, and these bytes behind it, in one call. */
+static void send_scratch_and(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len)
+{
+    struct kqn_buffer *scratch = worker->scratch;
+    ssize_t written = kqn_sys_write_two(conn->watch.fd, scratch->bytes, scratch->end, bytes, len);
+    ssize_t n = taken(worker, conn, written);
+    size_t of_scratch = n < (ssize_t)scratch->end ? (size_t)n : scratch->end;
+    uint32_t answers = scratch->mark;
+    bool is_well = n >= 0;
+    if (is_well && of_scratch < scratch->end)
+        is_well = keep(worker, conn, scratch->bytes + of_scratch, scratch->end - of_scratch);
+    if (!is_well)
+        worker->stats.unanswered += answers;
+    else if (conn->out)
+        conn->out->mark += answers;
+    else
+        worker->stats.answered += answers;
+    scratch->end = scratch->mark = 0;
+    size_t of_bytes = (size_t)n - of_scratch;
+    if (is_well && of_bytes < len)
+        keep(worker, conn, bytes + of_bytes, len - of_bytes);
+}
+
 void kqn_output_put(struct kqn_worker *worker, struct kqn_conn *conn, const void *bytes, size_t len)
 {
-    if (conn->state == KQN_CONN_ENDED)
-        return;
     struct kqn_buffer *scratch = worker->scratch;
-    if (!conn->out && len > scratch->capacity - scratch->end)
-        send_scratch(worker, conn);
     if (conn->state == KQN_CONN_ENDED)
         return;
-    if (conn->out || len > scratch->capacity)
+    if (conn->out)
         keep(worker, conn, bytes, len);
+    else if (len > KQN_COPIED_PART_MAX || len > scratch->capacity - scratch->end)
+        send_scratch_and(worker, conn, bytes, len);
     else
         kqn_pool_append(&worker->loop.pool, &worker->scratch, bytes, len);
 }
@@ -96,7 +116,7 @@ void kqn_output_flush(struct kqn_worker *worker, struct kqn_conn *conn)
 void kqn_output_resume(struct kqn_worker *worker, struct kqn_conn *conn)
 {
     struct kqn_buffer *out = conn->out;
-    ssize_t n = write_some(worker, conn, out->bytes + out->begin, kqn_buffer_len(out));
+    ssize_t n = taken(worker, conn, kqn_sys_write(conn->watch.fd, out->bytes + out->begin, kqn_buffer_len(out)));
     if (n < 0)
         return;
     out->begin += (uint32_t)n;

@@ -6,6 +6,10 @@
 #include "server/output.h"
 #include "server/server.h"
 
+enum {
+    MESSAGES_PER_EVENT = 4096, /* a read of 64 KiB may hold 65,536 empty lines */
+};
+
 /* Puts the length before an answer (u32); false: the answer is longer than one may be, and its connection ends. */
 static bool put_header(struct kqn_worker *worker, struct kqn_conn *conn, size_t answer_len)
 {
@@ -30,23 +34,62 @@ static void put_ending(struct kqn_worker *worker, struct kqn_conn *conn, size_t 
     kqn_output_answer_done(worker, conn);
 }
 
-static void reply_with_template(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
+static uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
+{
+    memcpy(to, bytes, len);
+    return to + len;
+}
+
+/* Most answers are short, and a text between a prefix and a suffix: header, text and ending in one go. false: this one
+ * has to be put in parts. */
+static inline bool copy_answer(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *text, size_t text_len,
+                               size_t ending_len)
+{
+    const struct kqn_server *server = worker->server;
+    size_t header_len = server->framing.kind == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
+    size_t answer_len = server->prefix_len + text_len + server->suffix_len;
+    uint8_t *to = kqn_output_place(worker, conn, header_len + answer_len + ending_len);
+    if (!to)
+        return false;
+    if (header_len > 0)
+        kqn_framing_put_u32(to, (uint32_t)answer_len);
+    to += header_len;
+    if (server->prefix_len > 0)
+        to = copy(to, server->prefix, server->prefix_len);
+    to = copy(to, text, text_len);
+    if (server->suffix_len > 0)
+        to = copy(to, server->suffix, server->suffix_len);
+    if (ending_len == 2)
+        *to++ = '\r';
+    if (ending_len > 0)
+        *to = '\n';
+    return true;
+}
+
+__attribute__((noinline)) /* its array costs every function that it is part of the stack's protection */
+static void
+reply_in_parts(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
 {
     const struct kqn_template *template = &worker->server->template;
     char peer[KQN_PEER_TEXT_MAX];
     size_t peer_len = worker->server->template_has_peer ? kqn_peer_text(&conn->peer, peer) : 0;
+    size_t ending_len = frame->ending_len;
     if (!put_header(worker, conn, kqn_template_len(template, frame->message_len, peer_len)))
         return;
     for (int i = 0; i < template->part_count; i++) {
         const struct kqn_template_part *part = &template->parts[i];
-        if (part->kind == KQN_PART_MESSAGE)
-            kqn_output_put(worker, conn, frame->message, frame->message_len);
-        else if (part->kind == KQN_PART_PEER)
+        if (part->kind == KQN_PART_PEER) {
             kqn_output_put(worker, conn, peer, peer_len);
-        else
+        } else if (part->kind == KQN_PART_LITERAL) {
             kqn_output_put(worker, conn, template->literals + part->offset, part->len);
+        } else if (i + 1 < template->part_count) {
+            kqn_output_put(worker, conn, frame->message, frame->message_len);
+        } else { /* the ending lies behind it already */
+            kqn_output_put(worker, conn, frame->message, frame->message_len + ending_len);
+            ending_len = 0;
+        }
     }
-    put_ending(worker, conn, frame->ending_len);
+    put_ending(worker, conn, ending_len);
 }
 
 /* In stream framing the prefix stands in front of what has been read already: one piece, and no copy. */
@@ -74,14 +117,82 @@ static void reply_with_hook(struct kqn_worker *worker, struct kqn_conn *conn, co
     }
 }
 
-void kqn_reply_message(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
+static void reply_message(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
 {
     if (worker->batch.entries)
         reply_with_hook(worker, conn, frame);
     else if (worker->server->replies_in_place)
         reply_in_place(worker, conn, frame);
-    else
-        reply_with_template(worker, conn, frame);
+    else if (!worker->server->template_surrounds ||
+             !copy_answer(worker, conn, frame->message, frame->message_len, frame->ending_len))
+        reply_in_parts(worker, conn, frame);
+}
+
+/* What has been read and will not be answered any more is unanswered, too. */
+void kqn_reply_none(struct kqn_worker *worker, const uint8_t *bytes, size_t len, size_t scanned)
+{
+    struct kqn_frame frame;
+    while (kqn_framing_next(&worker->server->framing, bytes, len, false, &scanned, &frame) == 1) {
+        worker->stats.messages++;
+        worker->stats.unanswered++;
+        bytes += frame.consumed;
+        len -= frame.consumed;
+    }
+}
+
+static void journal_received(struct kqn_worker *worker, const struct kqn_conn *conn, const struct kqn_frame *frame)
+{
+    if (!kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
+        return;
+    struct kqn_record *record = kqn_journal_begin(&worker->journal, KQN_RECORD_RECEIVED);
+    if (!record)
+        return;
+    size_t shown = frame->message_len < KQN_RECORD_TEXT_MAX ? frame->message_len : KQN_RECORD_TEXT_MAX;
+    record->fd = conn->watch.fd;
+    record->bytes = frame->message_len;
+    record->text_len = (uint32_t)shown;
+    memcpy(record->text, frame->message, shown);
+    kqn_peer_text(&conn->peer, record->peer);
+    kqn_journal_commit(&worker->journal);
+}
+
+/* How many messages of one connection are answered before it is the others' turn. */
+static int messages_per_event(const struct kqn_worker *worker)
+{
+    return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
+}
+
+/* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
+ * returns how many bytes that used up. */
+size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
+                          bool at_end, size_t *scanned)
+{
+    size_t at = 0;
+    int left = messages_per_event(worker);
+    const struct kqn_framing framing = worker->server->framing; /* a copy, which no byte that is written can change */
+    worker->answering = conn;
+    conn->has_more = false;
+    while (kqn_conn_takes_messages(conn) && !worker->orphaned) {
+        if (left-- == 0) {
+            conn->has_more = at < len;
+            break;
+        }
+        struct kqn_frame frame;
+        int rc = kqn_framing_next(&framing, bytes + at, len - at, at_end, scanned, &frame);
+        if (rc < 0)
+            kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
+        if (rc <= 0)
+            break;
+        at += frame.consumed;
+        worker->stats.messages++;
+        journal_received(worker, conn, &frame);
+        reply_message(worker, conn, &frame);
+    }
+    kqn_output_flush(worker, conn);
+    worker->answering = NULL;
+    if (conn->state > KQN_CONN_DRAINING && !worker->orphaned)
+        kqn_reply_none(worker, bytes + at, len - at, *scanned);
+    return at;
 }
 
 static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry *entry)
@@ -102,10 +213,13 @@ static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry 
     case KQN_VERDICT_ANSWERED:
         break;
     }
+    const uint8_t *answer = entry->answer_len > 0 ? kqn_batch_answer(&worker->batch, entry) : (const uint8_t *)"";
+    if (copy_answer(worker, conn, answer, entry->answer_len, entry->ending_len))
+        return;
     if (!put_header(worker, conn, entry->answer_len))
         return;
     if (entry->answer_len > 0)
-        kqn_output_put(worker, conn, kqn_batch_answer(&worker->batch, entry), entry->answer_len);
+        kqn_output_put(worker, conn, answer, entry->answer_len);
     put_ending(worker, conn, entry->ending_len);
 }
 

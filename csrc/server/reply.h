@@ -1,13 +1,16 @@
-/* reply.h: from a message to its answer.
- * A template answers at once, in C. For a hook the message is put into the worker's batch, which is answered once a
- * turn, or when it is full. */
+/* reply.h: messages in, answers out: by the template, or by the hook once for the whole batch. */
 #ifndef KQN_REPLY_H
 #define KQN_REPLY_H
 #include "server/connection.h"
 
-/* Answers one message of a connection that takes messages. */
-void kqn_reply_message(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame);
+/* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
+ * returns how many bytes that used up. The rest's *scanned is as kqn_framing_next() has it. */
+size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
+                          bool at_end, size_t *scanned);
 
-/* Step 3 of a turn: answers what waits for the hook. */
+/* Counts the complete messages among these bytes as unanswered. */
+void kqn_reply_none(struct kqn_worker *worker, const uint8_t *bytes, size_t len, size_t scanned);
+
+/* Answers the messages of the batch and writes the answers. Also to be called once each turn. */
 void kqn_reply_batch(struct kqn_worker *worker);
 #endif

@@ -37,11 +37,9 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
         return rc;
     for (int i = 0; i < server->template.part_count; i++)
         server->template_has_peer |= server->template.parts[i].kind == KQN_PART_PEER;
-    server->replies_in_place = settings->framing == KQN_FRAMING_STREAM &&
-                               kqn_template_surrounds(&server->template, &server->prefix, &server->prefix_len,
-                                                      &server->suffix, &server->suffix_len);
-    if (!server->replies_in_place)
-        server->prefix_len = server->suffix_len = 0;
+    server->template_surrounds = kqn_template_surrounds(&server->template, &server->prefix, &server->prefix_len,
+                                                        &server->suffix, &server->suffix_len);
+    server->replies_in_place = server->template_surrounds && settings->framing == KQN_FRAMING_STREAM;
     return 0;
 }
 

@@ -22,8 +22,9 @@ struct kqn_server {
     struct kqn_framing framing;
     struct kqn_template template;
     bool template_has_peer;
-    bool replies_in_place; /* stream framing, and a template that surrounds the message */
-    const uint8_t *prefix; /* in template */
+    bool template_surrounds; /* the message: prefix and suffix, which lie in the template, are all else that it has */
+    bool replies_in_place;   /* it does, and the framing is stream */
+    const uint8_t *prefix;
     size_t prefix_len;
     const uint8_t *suffix;
     size_t suffix_len;

@@ -29,7 +29,7 @@ int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int in
         goto fail;
     worker->loop.pool.limit_bytes = worker->loop.pool.taken_bytes + server->share_of_memory;
     worker->input = worker->input_block + headroom;
-    if (server->prefix_len > 0)
+    if (server->replies_in_place)
         memcpy(worker->input - server->prefix_len, server->prefix, server->prefix_len);
     if (index > 0) {
         worker->inbox = kqn_sys_alloc(sizeof(*worker->inbox));

@@ -34,6 +34,7 @@ bool refuses(int error);
 #define accept4(...) (refuses(EMFILE) ? -1 : accept4(__VA_ARGS__))
 #define recv(...) (refuses(ETIMEDOUT) ? -1 : recv(__VA_ARGS__))
 #define send(...) (refuses(ENOBUFS) ? -1 : send(__VA_ARGS__))
+#define sendmsg(...) (refuses(ENOBUFS) ? -1 : sendmsg(__VA_ARGS__))
 #define shutdown(...) (refuses(ENOTCONN) ? -1 : shutdown(__VA_ARGS__))
 #define getrlimit(...) (refuses(EPERM) ? -1 : getrlimit(__VA_ARGS__))
 #define setrlimit(...) (refuses(EPERM) ? -1 : setrlimit(__VA_ARGS__))

@@ -276,7 +276,20 @@ ssize_t kqn_sys_read(int fd, void *bytes, size_t len)
     return n;
 }
 
-ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
+/* Hands both pieces to the socket, the second where the first went whole. */
+static ssize_t write_some(struct client *client, const void *first, size_t first_len, const void *second,
+                          size_t second_len)
+{
+    size_t most = shortened(first_len + second_len, FAULT_SHORT_WRITE);
+    size_t of_first = first_len < most ? first_len : most;
+    ssize_t n = socket_write(client, first, of_first);
+    if (n < (ssize_t)of_first || of_first == most)
+        return n;
+    ssize_t more = socket_write(client, second, most - of_first);
+    return more < 0 && n > 0 ? n : n + more;
+}
+
+ssize_t kqn_sys_write_two(int fd, const void *first, size_t first_len, const void *second, size_t second_len)
 {
     struct client *client = client_at(fd, "write");
     if (!client)
@@ -285,7 +298,7 @@ ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
     bool is_passing = error == ENOBUFS || error == ENOMEM; /* the connection is as well as before */
     ssize_t n = is_passing ? -error : error ? broken(client, error) : 0;
     if (!error)
-        n = socket_write(client, bytes, shortened(len, FAULT_SHORT_WRITE));
+        n = write_some(client, first, first_len, second, second_len);
     if (n > 0) {
         world.progress++;
         judge.written_bytes += (uint64_t)n;
@@ -293,6 +306,18 @@ ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
     }
     world_trace("write", fd, n);
     return n;
+}
+
+ssize_t kqn_sys_write(int fd, const void *bytes, size_t len)
+{
+    return kqn_sys_write_two(fd, bytes, len, NULL, 0);
+}
+
+ssize_t kqn_sys_readable(int fd)
+{
+    const struct client *client = client_at(fd, "readable");
+    int error = world_failure(CALL_UNSENT);
+    return !client || error ? -error : (ssize_t)socket_bytes(fd);
 }
 
 ssize_t kqn_sys_unsent(int fd)
