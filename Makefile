@@ -4,7 +4,11 @@ VENV = .venv
 ARGS =
 JOBS = 2
 MINUTES = 10
-SECONDS = 60
+SECONDS =
+SCENARIO =
+PEER =
+QUICK =
+ROUNDS =
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -25,7 +29,9 @@ help:
 	@echo 'make lint    check style, types and compiler warnings'
 	@echo 'make cross   compile and link for macOS and the BSDs, and look at what came out'
 	@echo 'make macos-wheels   make the macOS wheels in .cache/macos, look at them and run their C core'
-	@echo 'make bench   measure beside other servers (Linux); what else there is: bench/README.md'
+	@echo 'make bench   measure beside other servers (Linux): SCENARIO=echo PEER=libuv,uvloop QUICK=1; see bench/README.md'
+	@echo 'make bench-report     write docs/performance.md anew from what was measured'
+	@echo 'make compare-pollers  select, poll and epoll under the same server, as idle connections grow'
 	@echo 'make clean   remove all that was made here'
 	@echo 'Another interpreter or compiler: make test PYTHON=python3.12 CC=clang'
 
@@ -41,7 +47,7 @@ simulate:
 	@exec $(PYTHON) tests/simulate.py $(ARGS)
 
 fuzz:
-	@exec $(PYTHON) tests/fuzz.py --seconds '$(SECONDS)' $(ARGS)
+	@seconds='$(SECONDS)'; exec $(PYTHON) tests/fuzz.py --seconds "$${seconds:-60}" $(ARGS)
 
 soak: $(VENV)/.installed $(VENV)/.test
 	@exec '$(BIN)/python' tests/soak.py --minutes '$(MINUTES)' $(ARGS)
@@ -79,6 +85,7 @@ lint: $(VENV)/.lint
 	for file in `find csrc tests/c tests/fuzz $$bench -name '*.c'`; do \
 	    case $$file in \
 	    csrc/server/hook.c) more=$$python;; \
+	    bench/peers/libuv/*) test -f /usr/include/uv.h || continue; more=;; \
 	    *) more=;; \
 	    esac; \
 	    $(CC) $(STRICT) -Icsrc $$more -c -o $(OBJECT) $$file || exit 1; \
@@ -92,7 +99,14 @@ macos-wheels: $(VENV)/.macos
 	@exec '$(BIN)/python' tests/macos $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.bench
-	@exec '$(BIN)/python' bench/throughput.py $(ARGS)
+	@quick='$(QUICK)'; exec '$(BIN)/python' bench/run.py $${quick:+--quick} --scenario '$(SCENARIO)' --peer '$(PEER)' \
+	    --rounds '$(ROUNDS)' --seconds '$(SECONDS)' $(ARGS)
+
+bench-report: $(VENV)/.installed $(VENV)/.bench
+	@exec '$(BIN)/python' bench/report.py
+
+compare-pollers: $(VENV)/.installed $(VENV)/.bench
+	@quick='$(QUICK)'; exec '$(BIN)/python' bench/pollers.py $${quick:+--quick} $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info kqnative/_kq*.so kqnative/_kq.c
@@ -139,4 +153,4 @@ always:
 
 # One pip at a time.
 .NOTPARALLEL:
-.PHONY: help run test simulate fuzz soak c100k coverage mutants sanitize lint cross macos-wheels bench clean always
+.PHONY: help run test simulate fuzz soak c100k coverage mutants sanitize lint cross macos-wheels bench bench-report compare-pollers clean always

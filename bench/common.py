@@ -27,20 +27,29 @@ def require_linux() -> None:
         sys.exit("the benchmarks are for Linux: their client and the yardstick use epoll")
 
 
-def build(source: str) -> str:
-    """Compiles one C file of this folder, if it has changed, and returns the program's path."""
+def build(source: str, *flags: str) -> str:
+    """Compiles one C file of this folder, if it has changed, and returns the program's path. Flags, among which may be
+    further files, come last."""
     path = BENCH / source
     program = BUILT / path.stem
-    if not program.exists() or program.stat().st_mtime < path.stat().st_mtime:
+    sources = [path, *path.parent.glob("*.h"), *(Path(flag) for flag in flags if flag.endswith(".c"))]
+    newest = max(one.stat().st_mtime for one in sources)
+    if not program.exists() or program.stat().st_mtime < newest:
         BUILT.mkdir(parents=True, exist_ok=True)
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        subprocess.run([*compiler, "-std=gnu11", "-O2", "-o", str(program), str(path)], check=True)
+        new = program.with_name(f"{program.name}.{os.getpid()}")  # whoever runs the old one is not disturbed
+        command = [*compiler, "-std=gnu11", "-O2", "-o", str(new), str(path), *flags]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode != 0:
+            sys.exit(f"{shlex.join(command)}\n{made.stderr.strip()}")
+        new.replace(program)
     return str(program)
 
 
-def pinned(core: int, command: list[str]) -> list[str]:
-    """The command, on one core only, where there is more than one and taskset can say so."""
-    if shutil.which("taskset") is None or (os.cpu_count() or 1) <= core:
+def pinned(core: int | str, command: list[str]) -> list[str]:
+    """The command, on one core only (or on several, as in "0,1"), where there are so many and taskset can say so."""
+    highest = max(int(word) for word in str(core).split(","))
+    if shutil.which("taskset") is None or (os.cpu_count() or 1) <= highest:
         return command
     return ["taskset", "-c", str(core), *command]
 
@@ -57,11 +66,11 @@ def kqnative_command(port: int, *options: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], port: int) -> Iterator[int]:
+def running(command: list[str], port: int, core: int | str = SERVER_CORE) -> Iterator[int]:
     """Runs a server on its core, in this folder, with its log in a file; yields its process's number."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         server = subprocess.Popen(
-            pinned(SERVER_CORE, command),
+            pinned(core, command),
             cwd=BENCH,
             env=os.environ | {"PYTHONPATH": str(BENCH)},
             stdin=subprocess.DEVNULL,
@@ -84,11 +93,44 @@ def running(command: list[str], port: int) -> Iterator[int]:
 
 
 def processor_seconds(process: int, thread: int | None = None) -> float:
-    """What a process, or one thread of it, has used."""
-    folder = Path(f"/proc/{process}") if thread is None else Path(f"/proc/{process}/task/{thread}")
-    after_name = (folder / "stat").read_text().rpartition(")")[2]  # a name may hold blanks
-    user, system = after_name.split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    """What a process and its descendants have used, or one thread of it."""
+    if thread is not None:
+        return thread_seconds(Path(f"/proc/{process}/task/{thread}"))
+    parents = {int(folder.name): parent_of(folder) for folder in Path("/proc").iterdir() if folder.name.isdigit()}
+    used, wanted = 0.0, [process]
+    while wanted:
+        process = wanted.pop()
+        used += process_seconds(Path(f"/proc/{process}"))
+        wanted += [child for child, parent in parents.items() if parent == process]
+    return used
+
+
+def process_seconds(folder: Path) -> float:
+    """Of its threads, and of its children that have ended."""
+    try:
+        ended = sum(int(word) for word in words_of(folder)[13:15]) / os.sysconf("SC_CLK_TCK")
+        return ended + sum(thread_seconds(thread) for thread in (folder / "task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+
+
+def thread_seconds(folder: Path) -> float:
+    """Nanoseconds where the kernel counts them: in ticks, many short lives come to nothing."""
+    try:
+        return int((folder / "schedstat").read_text().split()[0]) / 1e9
+    except FileNotFoundError:
+        return sum(int(word) for word in words_of(folder)[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def parent_of(folder: Path) -> int:
+    try:
+        return int(words_of(folder)[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def words_of(folder: Path) -> list[str]:
+    return (folder / "stat").read_text().rpartition(")")[2].split()  # a name may hold blanks
 
 
 def last_lines(path: str) -> list[str]:
@@ -111,6 +153,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
 class Rate:
     messages: int
     seconds: float
+    processor_seconds: float  # of the client
 
     @property
     def per_second(self) -> float:
@@ -118,12 +161,17 @@ class Rate:
 
 
 class Client:
-    """The client program, client.c, on its core."""
+    """The client program, client/client.c, on its core."""
 
-    def __init__(self, port: int, message_bytes: int, answer_bytes: int) -> None:
-        command = [build("client.c"), str(port), str(message_bytes), str(answer_bytes)]
+    def __init__(self, port: int, framing: str, message_bytes: int, answer_bytes: int, depth: int = 1) -> None:
+        arguments = [port, framing, message_bytes, answer_bytes, depth]
+        command = [build("client/client.c"), *map(str, arguments)]
         self.process = subprocess.Popen(
-            pinned(CLIENT_CORE, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            pinned(CLIENT_CORE, command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self) -> Self:
@@ -133,28 +181,42 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()
         self.process.wait()
 
     def _ask(self, command: str) -> list[str]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        assert self.process.stderr is not None
         print(command, file=self.process.stdin, flush=True)
         words = self.process.stdout.readline().split()
         if not words:
-            sys.exit(f"the client failed at {command!r}")
+            sys.exit(f"the client failed at {command!r}: {self.process.stderr.read().strip()}")
         return words
+
+    def _ask_rate(self, command: str) -> Rate:
+        messages, elapsed, used = self._ask(command)
+        return Rate(int(messages), float(elapsed), float(used))
 
     def open(self, connections: int) -> None:
         self._ask(f"open {connections}")
 
+    def busy(self, connections: int) -> None:
+        """Only so many of the open connections take part from now on; 0: all."""
+        self._ask(f"busy {connections}")
+
     def run_seconds(self, seconds: float) -> Rate:
-        messages, elapsed = self._ask(f"seconds {seconds}")
-        return Rate(int(messages), float(elapsed))
+        return self._ask_rate(f"seconds {seconds}")
 
     def run_messages(self, count: int) -> Rate:
-        messages, elapsed = self._ask(f"messages {count}")
-        return Rate(int(messages), float(elapsed))
+        return self._ask_rate(f"messages {count}")
+
+    def churn(self, seconds: float, at_a_time: int) -> Rate:
+        """Connections that each exchange one message and close."""
+        return self._ask_rate(f"churn {seconds} {at_a_time}")
 
 
 def print_table(rows: list[list[str]]) -> None:
@@ -163,7 +225,7 @@ def print_table(rows: list[list[str]]) -> None:
     for row in rows:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip(), flush=True)
 
 
 def verdict(met: bool) -> str:

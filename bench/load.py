@@ -1,136 +1,190 @@
-"""The load tester's own throughput, beside an epoll client that only counts newlines, against a bare echo server."""
+"""The load tester's own ceiling: `kqnative load` beside the benchmark's client and beside wrk, on the same server.
+
+Here the clients are what is compared, round after round in turn; the server is bare_c. "rate" counts messages a second,
+"client_us" is the client's processor time for each of them: where the server is the slower side, the rates say only
+what the server can do, and the client's own cost is what its core could come to."""
 
 import argparse
 import json
+import math
+import re
+import resource
 import shlex
-import statistics
+import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
-from common import (
-    CLIENT_CORE,
-    READY_SECONDS,
-    Rate,
-    build,
-    free_port,
-    pinned,
-    print_table,
-    processor_seconds,
-    require_linux,
-    running,
-    verdict,
-)
+from common import CLIENT_CORE, Client, free_port, pinned, print_table, require_linux, running
+from judge import Outcome, judge, table
+from scenarios import Scenario, Target, over
+from servers import BY_NAME, missing_tools
 
-CONNECTIONS = 50
-DEPTHS = [1, 16]
-MESSAGE_BYTES = 64
-WARM_UP_SECONDS = 0.5
-WANTED_AT_LEAST = 0.95
+SECONDS = 2.0
+WARM_UP_SECONDS = 0.3
+PATIENCE_SECONDS = 10.0
+Figures = dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    per_second: float
-    processor_us: float  # of the client, for each message
+def scenarios() -> tuple[Scenario, ...]:
+    depths = [
+        Scenario(
+            name=f"load_{depth}",
+            title=f"`kqnative load` and the benchmark's client: lines of 64 bytes, 50 connections, {depth} in flight",
+            servers=("kqnative", "client", "client again"),
+            targets=over(1.0, "client"),
+            kind="load",
+            mode="line",
+            framing="line",
+            depth=depth,
+        )
+        for depth in (1, 16)
+    ]
+    http = Scenario(
+        name="load_http",
+        title="`kqnative load` and wrk, one thread on one core: the same HTTP requests, 50 connections, one in flight",
+        servers=("kqnative", "wrk", "wrk again"),
+        targets=(Target(ours="kqnative", other="wrk", at_most=1.0),),
+        kind="load",
+        figure="client_us",
+        mode="http",
+        note="The client's processor time for a message is one by the messages that one core of it can exchange.",
+    )
+    return (*depths, http)
 
 
-def run_client(command: list[str], seconds: float) -> tuple[str, float]:
-    """What a client printed, and the share of its core that it took."""
-    with subprocess.Popen(pinned(CLIENT_CORE, command), stdout=subprocess.PIPE, text=True) as client:
-        # Python's start takes processor time too, and is no part of a message's cost: it is over by then.
-        time.sleep(WARM_UP_SECONDS)
-        start, used = time.monotonic(), processor_seconds(client.pid)
-        time.sleep(0.8 * seconds)
-        share = (processor_seconds(client.pid) - used) / (time.monotonic() - start)
-        try:
-            printed, _ = client.communicate(timeout=seconds + READY_SECONDS)
-        except subprocess.TimeoutExpired:
-            client.kill()
-            sys.exit(f"it does not end: {shlex.join(command)}")
-    if client.returncode != 0:
-        sys.exit(f"it failed with {client.returncode}: {shlex.join(command)}")
-    return printed, share
+SCENARIOS = scenarios()
 
 
-def measure_counting(port: int, depth: int, seconds: float) -> Round:
-    arguments = [port, CONNECTIONS, depth, MESSAGE_BYTES, seconds]
-    printed, share = run_client([build("peers/count_epoll.c"), *map(str, arguments)], seconds)
-    messages, elapsed = printed.split()
-    per_second = Rate(int(messages), float(elapsed)).per_second
-    return Round(per_second, share * 1e6 / per_second)
+def missing(label: str) -> str:
+    """Why this client can't be measured here, or ""."""
+    return BY_NAME["bare_c"].prepare() or (missing_tools("wrk") if label.startswith("wrk") else "")
 
 
-def measure_ours(port: int, depth: int, seconds: float) -> Round:
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "kqnative", "load", f"127.0.0.1:{port}"]
-        command += ["-c", str(CONNECTIONS), "-d", f"{seconds}s", "--depth", str(depth), "--size", str(MESSAGE_BYTES)]
-        command += ["--framing", "line", "--warmup", f"{WARM_UP_SECONDS}s", "--quiet", "--json", str(result)]
-        _, share = run_client(command, seconds)
-        per_second = float(json.loads(result.read_text())["messages_per_second"])
-    return Round(per_second, share * 1e6 / per_second)
-
-
-# The second turn of the counting client is the control: what it is off 1 by is noise.
-CLIENTS: dict[str, Callable[[int, int, float], Round]] = {
-    "counting": measure_counting,
-    "kqnative": measure_ours,
-    "counting again": measure_counting,
-}
-
-
-def measure(name: str, depth: int, seconds: float) -> Round:
+def measure(scenario: Scenario, label: str, seconds: float) -> Figures:
     """One round of one client, against a server started for it."""
     port = free_port()
-    with running([build("peers/echo_epoll.c"), str(port)], port):
-        return CLIENTS[name](port, depth, seconds)
+    with running(BY_NAME["bare_c"].command(port, scenario.mode), port):
+        return CLIENTS[label.partition(" ")[0]](scenario, port, seconds)
 
 
-def report(rounds: dict[str, list[Round]]) -> bool:
-    """Prints the table; True if the target is met."""
-    rates = {name: statistics.median(one.per_second for one in all_) for name, all_ in rounds.items()}
-    costs = {name: statistics.median(one.processor_us for one in all_) for name, all_ in rounds.items()}
-    rows = [["client", "median/s", "lowest", "highest", "/ counting", "by round", "CPU us", "/ counting"]]
-    for name, all_ in rounds.items():
-        counts = [rates[name], min(one.per_second for one in all_), max(one.per_second for one in all_)]
-        pairs = zip(all_, rounds["counting"], strict=True)
-        by_round = statistics.median(one.per_second / other.per_second for one, other in pairs)
-        cells = [f"{count:,.0f}" for count in counts]
-        cells += [f"{rates[name] / rates['counting']:.3f}", f"{by_round:.3f}"]
-        cells += [f"{costs[name]:.3f}", f"{costs[name] / costs['counting']:.3f}"]
-        rows.append([name, *cells])
-    print_table(rows)
-    ratio = rates["kqnative"] / rates["counting"]
-    met = ratio >= WANTED_AT_LEAST
-    print(f"kqnative / counting: {ratio:.3f}, at least {WANTED_AT_LEAST} wanted: {verdict(met)}")
-    return met
+def outcome(scenario: Scenario, rounds: int, seconds: float) -> Outcome:
+    """All rounds, in turn."""
+    reasons = {label: missing(label) for label in scenario.servers}
+    result = Outcome(scenario, seconds, missing={label: reason for label, reason in reasons.items() if reason})
+    for _ in range(rounds):
+        for label in scenario.servers:
+            if label not in result.missing:
+                result.rounds.setdefault(label, []).append(measure(scenario, label, seconds))
+    return result
+
+
+# ---- clients
+
+
+def finish(command: list[str], seconds: float) -> tuple[str, float]:
+    """What a client printed that ends by itself after so long, and the processor seconds it has used, start-up too."""
+    before = children_seconds()
+    try:
+        run = subprocess.run(
+            pinned(CLIENT_CORE, command), stdout=subprocess.PIPE, text=True, timeout=seconds + PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        sys.exit(f"it does not end: {shlex.join(command)}")
+    if run.returncode != 0:
+        sys.exit(f"it failed with {run.returncode}: {shlex.join(command)}")
+    return run.stdout, children_seconds() - before
+
+
+def children_seconds() -> float:
+    """Of those that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_client(scenario: Scenario, port: int, seconds: float) -> Figures:
+    """The benchmark's own, which says itself what it has used."""
+    with Client(port, scenario.framing, scenario.message_bytes, scenario.message_bytes, scenario.depth) as client:
+        client.open(scenario.connections)
+        client.run_seconds(WARM_UP_SECONDS)
+        rate = client.run_seconds(seconds)
+    return {"rate": rate.per_second, "client_us": rate.processor_seconds * 1e6 / rate.messages}
+
+
+def run_kqnative(scenario: Scenario, port: int, seconds: float) -> Figures:
+    options = ["--framing", scenario.framing, *message_options(scenario, port)]
+    options += ["--connections", str(scenario.connections), "--depth", str(scenario.depth)]
+    options += ["--warmup", f"{WARM_UP_SECONDS}s", "--duration", f"{seconds}s"]
+    start_up = start_up_seconds()
+    printed, used = finish(kqnative_load(port, *options), WARM_UP_SECONDS + seconds)
+    report = json.loads(printed)
+    if report["errors"]["total"] > 0:
+        sys.exit(f"messages failed: kqnative load {shlex.join(options)}")
+    messages = report["warmup_messages"] + report["messages"]
+    return {"rate": float(report["messages_per_second"]), "client_us": (used - start_up) * 1e6 / messages}
+
+
+def kqnative_load(port: int, *options: str) -> list[str]:
+    return [sys.executable, "-m", "kqnative", "load", f"127.0.0.1:{port}", *options, "--quiet", "--json", "-"]
+
+
+@cache
+def start_up_seconds() -> float:
+    """What Python's start and end take, which are no part of a message's cost: that of a run of one message."""
+    port = free_port()
+    command = kqnative_load(port, "--connections", "1", "--messages", "1")
+    with running(BY_NAME["bare_c"].command(port, "line"), port):
+        return min(finish(command, 0)[1] for _ in range(3))
+
+
+def message_options(scenario: Scenario, port: int) -> list[str]:
+    if scenario.mode != "http":
+        return ["--size", str(scenario.message_bytes)]
+    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"  # byte for byte what wrk 4.1 sends
+    message = request.encode("unicode_escape").decode()
+    return ["--message", message, "--reply-size", str(answer_bytes(port, request.encode()))]
+
+
+def answer_bytes(port: int, request: bytes) -> int:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as connection:
+        connection.sendall(request)
+        return len(connection.recv(65536))
+
+
+def run_wrk(scenario: Scenario, port: int, seconds: float) -> Figures:
+    whole_seconds = math.ceil(seconds)  # it takes no others
+    command = ["wrk", "--threads", "1", "--connections", str(scenario.connections), "--duration", f"{whole_seconds}s"]
+    printed, used = finish([*command, f"http://127.0.0.1:{port}/"], whole_seconds)
+    requests, rate = re.search(r"(\d+) requests in ", printed), re.search(r"Requests/sec: *([\d.]+)", printed)
+    if requests is None or rate is None or "errors" in printed or "Non-2xx" in printed:
+        sys.exit(f"requests failed:\n{printed}")
+    return {"rate": float(rate[1]), "client_us": used * 1e6 / int(requests[1])}
+
+
+CLIENTS: dict[str, Callable[[Scenario, int, float], Figures]] = {
+    "kqnative": run_kqnative,
+    "client": run_client,
+    "wrk": run_wrk,
+}
 
 
 def main() -> int:
     require_linux()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of each client (5)")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="length of a round (3)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"length of a round ({SECONDS:g})")
     options = parser.parse_args()
     all_met = True
-    for depth in DEPTHS:
-        print(
-            f"depth {depth}: lines of {MESSAGE_BYTES} bytes, {CONNECTIONS} connections, {depth} in flight on each; "
-            f"median of {options.rounds} rounds of {options.seconds:g} s",
-            flush=True,
-        )
-        if pinned(0, []) == [] or pinned(1, []) == []:
-            print("(server and client are not pinned: that takes taskset and two cores)")
-        rounds: dict[str, list[Round]] = {name: [] for name in CLIENTS}
-        for _ in range(options.rounds):
-            for name in CLIENTS:
-                rounds[name].append(measure(name, depth, options.seconds))
-        all_met = report(rounds) and all_met
+    for scenario in SCENARIOS:
+        print(f"{scenario.name}: {scenario.title}; {options.rounds} rounds of {options.seconds:g} s", flush=True)
+        result = outcome(scenario, options.rounds, options.seconds)
+        print_table(table(result))
+        if scenario.note:
+            print(scenario.note)
+        for judgement in judge(result):
+            print(judgement)
+            all_met = all_met and judgement.met is not False
         print(flush=True)
     return 0 if all_met else 1
 

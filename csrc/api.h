@@ -86,6 +86,7 @@ struct kqn_settings {     /* what one server does; copied by kqn_server_open() *
     int64_t idle_timeout_ns;    /* 0: never, as with the next two */
     int64_t message_timeout_ns; /* for a message that has begun */
     int64_t write_timeout_ns;   /* since the peer took the last byte of what it is owed */
+    int64_t spin_ns;            /* how long a loop looks for the next event before it sleeps; 0: not at all */
     enum kqn_poller_kind poller;
     enum kqn_framing_kind framing;
     int port; /* 0: the kernel chooses */

@@ -177,6 +177,7 @@ def _settings(config: Config, host: str) -> tuple[Any, list[Any]]:
     settings.max_message = config.max_message
     settings.max_buffered = config.max_buffered
     settings.idle_timeout_ns = ns(config.idle_timeout)
+    settings.spin_ns = ns(config.spin)
     settings.message_timeout_ns = ns(config.message_timeout)
     settings.write_timeout_ns = ns(config.write_timeout)
     settings.poller = POLLERS[config.poller]

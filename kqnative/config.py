@@ -172,6 +172,15 @@ class Config:
         "the system call under kevent()",
         choices=("auto", "kqueue", "epoll", "poll", "select"),
     )
+    spin: float = option(
+        0.0,
+        DURATION,
+        "advanced",
+        "how long a loop whose events follow each other closely looks for the next ones before it sleeps",
+        unit="seconds",
+        high=1.0,
+        zero="not at all",
+    )
     batch: int = option(1_024, COUNT, "advanced", "events that one wait returns at most", low=1, high=65_536)
     loops: int = option(1, COUNT, "advanced", "event loops, each in a thread of its own", low=1, high=256)
 

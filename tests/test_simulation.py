@@ -173,7 +173,7 @@ BUGS = {
     ),
     "a client that leaves does not give back its place": Bug(
         "server/worker.c",
-        "    atomic_fetch_sub(&server->open_connections.value, 1);\n",
+        "    atomic_fetch_sub(&server->open_connections, 1);\n",
         "",
     ),
     "EINTR is taken for the end": Bug(

@@ -109,13 +109,3 @@ int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **slot, size_t ext
     *slot = larger;
     return 0;
 }
-
-int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
-{
-    int rc = kqn_pool_reserve(pool, buffer, len);
-    if (rc == 0) {
-        memcpy((*buffer)->bytes + (*buffer)->end, bytes, len);
-        (*buffer)->end += (uint32_t)len;
-    }
-    return rc;
-}

@@ -5,8 +5,10 @@
  * blocks that are taken never exceed together. */
 #ifndef KQN_BUFFER_H
 #define KQN_BUFFER_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
     KQN_POOL_SIZES = 5,                   /* 4, 16, 64, 256 and 1,024 KiB are kept */
@@ -45,7 +47,16 @@ void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is
 int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra);
 
 /* Appends, with kqn_pool_reserve(). */
-int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len);
+static inline int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
+{
+    bool has_room = *buffer && (*buffer)->capacity - (*buffer)->end >= len;
+    int rc = has_room ? 0 : kqn_pool_reserve(pool, buffer, len);
+    if (rc == 0) {
+        memcpy((*buffer)->bytes + (*buffer)->end, bytes, len);
+        (*buffer)->end += (uint32_t)len;
+    }
+    return rc;
+}
 
 /* What it counts for in a pool. */
 static inline size_t kqn_buffer_block_bytes(const struct kqn_buffer *buffer)

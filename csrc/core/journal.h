@@ -5,9 +5,11 @@
  * said about once a second. */
 #ifndef KQN_JOURNAL_H
 #define KQN_JOURNAL_H
+#include <stdalign.h>
 #include <stdatomic.h>
 
 #include "api.h"
+#include "core/sys.h"
 
 enum {
     KQN_JOURNAL_CLIENT_KINDS = 3, /* connected, received, disconnected: the kinds that are limited */
@@ -21,9 +23,11 @@ struct kqn_journal {
     uint64_t left_out[KQN_JOURNAL_CLIENT_KINDS];
     bool any_left_out;
     uint64_t dropped;
-    atomic_uint written; /* both count records for ever */
+    /* Both count records for ever. The reader's is written while the loop counts what it leaves out. */
+    alignas(KQN_LINE_BYTES) atomic_uint written;
     atomic_uint read;
 };
+KQN_BEGINS_LINE(kqn_journal, written);
 
 int kqn_journal_open(struct kqn_journal *journal, int rate);
 void kqn_journal_close(struct kqn_journal *journal);

@@ -73,6 +73,12 @@ void *kqn_sys_alloc(size_t size)
     return malloc(size);
 }
 
+void *kqn_sys_alloc_lines(size_t size)
+{
+    void *memory;
+    return posix_memalign(&memory, KQN_LINE_BYTES, size) == 0 ? memory : NULL;
+}
+
 void *kqn_sys_realloc(void *memory, size_t size)
 {
     return realloc(memory, size);

@@ -21,7 +21,16 @@ void kqn_sys_sleep_ns(int64_t duration_ns);
 int64_t kqn_sys_thread_cpu_ns(void);    /* processor time of the calling thread; 0 where nobody can say */
 void kqn_sys_want_precise_timers(void); /* for the calling thread's waits, where a system would round them up */
 
-void *kqn_sys_alloc(size_t size); /* NULL: no memory */
+enum {
+    KQN_LINE_BYTES = 128, /* of Apple's caches; on x86 two lines, which are fetched together */
+};
+
+/* A field that threads write or wait for must not stand on a cache line with what another thread uses for each message. */
+#define KQN_BEGINS_LINE(type, field)                                                                                   \
+    _Static_assert(offsetof(struct type, field) % KQN_LINE_BYTES == 0, #field " shares a cache line")
+
+void *kqn_sys_alloc(size_t size);       /* NULL: no memory, as with the next two */
+void *kqn_sys_alloc_lines(size_t size); /* begins where a cache line does */
 void *kqn_sys_realloc(void *memory, size_t size);
 void kqn_sys_free(void *memory);
 

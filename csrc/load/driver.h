@@ -6,9 +6,11 @@
  * 5. close those that ended; 6. open new ones; 7. see whether the phase is over. */
 #ifndef KQN_DRIVER_H
 #define KQN_DRIVER_H
+#include <stdalign.h>
 #include <stdatomic.h>
 
 #include "core/loop.h"
+#include "core/sys.h"
 #include "load/schedule.h"
 #include "load/tally.h"
 
@@ -63,13 +65,14 @@ struct kqn_driver {
     int64_t patience_ends_ns; /* WAITING after a stop: what is in flight then is awaited no longer; 0: no stop */
     bool has_passed;          /* it is done with its phase, and other loops may not be */
     bool ended_by_count;      /* the messages that the run may send were used up */
-    atomic_int phase_shown;   /* phase, for other threads */
-
     uint8_t *input;
     struct kqn_buffer *output; /* messages with fields, on their way to one connection */
     struct kqn_buffer *body;   /* one of them, made again to be compared with */
     struct kqn_tally tally;
+
+    alignas(KQN_LINE_BYTES) atomic_int phase_shown; /* phase, for other threads */
 };
+_Static_assert(sizeof(struct kqn_driver) % KQN_LINE_BYTES == 0, "drivers stand in an array");
 
 int kqn_driver_open(struct kqn_driver *driver, struct kqn_load *load, int index);
 void kqn_driver_close(struct kqn_driver *driver);

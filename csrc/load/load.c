@@ -88,7 +88,7 @@ static int open_endpoints(struct kqn_load *load, const struct kqn_load_settings 
 
 static int open_drivers(struct kqn_load *load)
 {
-    load->drivers = kqn_sys_alloc((size_t)load->settings.loops * sizeof(*load->drivers));
+    load->drivers = kqn_sys_alloc_lines((size_t)load->settings.loops * sizeof(*load->drivers));
     if (!load->drivers)
         return -ENOMEM;
     int rc = 0, opened = 0;
@@ -117,7 +117,7 @@ static int open_parts(struct kqn_load *load, const struct kqn_load_settings *set
 int kqn_load_open(struct kqn_load **out, const struct kqn_load_settings *settings)
 {
     *out = NULL;
-    struct kqn_load *load = kqn_sys_alloc(sizeof(*load));
+    struct kqn_load *load = kqn_sys_alloc_lines(sizeof(*load));
     if (!load)
         return -ENOMEM;
     memset(load, 0, sizeof(*load));

@@ -3,6 +3,7 @@
  * the time at which the next begins. Messages touch no shared word, but for the count of a run that has one. */
 #ifndef KQN_LOAD_H
 #define KQN_LOAD_H
+#include <stdalign.h>
 #include <stdatomic.h>
 
 #include "api.h"
@@ -27,11 +28,12 @@ struct kqn_load {
     struct kqn_driver *drivers;
     int driver_count;
 
-    atomic_int done_with[KQN_LOAD_DONE];      /* loops that are done with a phase */
-    _Atomic int64_t passed_ns[KQN_LOAD_DONE]; /* when all were; 0: not all are */
-    atomic_int open;                          /* connections */
-    _Atomic int64_t none_open_since_ns;       /* valid while open is 0 */
-    _Atomic int64_t messages_left;            /* of settings.max_messages */
+    /* What loops share. With a limit they count each message down. */
+    alignas(KQN_LINE_BYTES) _Atomic int64_t messages_left;       /* of settings.max_messages */
+    alignas(KQN_LINE_BYTES) atomic_int done_with[KQN_LOAD_DONE]; /* loops that are done with a phase */
+    _Atomic int64_t passed_ns[KQN_LOAD_DONE];                    /* when all were; 0: not all are */
+    atomic_int open;                                             /* connections */
+    _Atomic int64_t none_open_since_ns;                          /* valid while open is 0 */
     atomic_bool stop_asked;
     atomic_bool gave_up; /* no connection, or a loop failed: the run ends at once */
     atomic_bool had_no_connection;

@@ -135,7 +135,7 @@ static bool answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
     conn->in->mark = (uint32_t)scanned;
     if (used > 0 || held == 0)
         conn->begun_ms = worker->now_ms;
-    return arrived > 0;
+    return arrived > 0 && rest > KQN_COPIED_PARTIAL_MAX;
 }
 
 /* The peer has sent everything: an unfinished line is a message now. */

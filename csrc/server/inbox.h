@@ -2,9 +2,11 @@
  * A ring with one writer, loop 0, and one reader. It never waits: a full inbox says so. */
 #ifndef KQN_INBOX_H
 #define KQN_INBOX_H
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "core/sys.h"
 #include "server/peer.h"
 
 enum {
@@ -17,9 +19,9 @@ struct kqn_client {
 };
 
 struct kqn_inbox {
-    struct kqn_client clients[KQN_INBOX_CLIENTS];
-    atomic_uint put; /* both count clients for ever */
-    atomic_uint taken;
+    alignas(KQN_LINE_BYTES) atomic_uint put; /* both count clients for ever */
+    alignas(KQN_LINE_BYTES) atomic_uint taken;
+    alignas(KQN_LINE_BYTES) struct kqn_client clients[KQN_INBOX_CLIENTS];
 };
 
 bool kqn_inbox_put(struct kqn_inbox *inbox, const struct kqn_client *client); /* false: full */

@@ -191,7 +191,7 @@ static void hand_out(struct kqn_listener *listener, struct kqn_worker *acceptor,
 
 static bool is_at_limit(struct kqn_server *server)
 {
-    return atomic_load(&server->open_connections.value) >= server->max_connections;
+    return atomic_load(&server->open_connections) >= server->max_connections;
 }
 
 static void take(struct kqn_listener *listener, struct kqn_worker *worker, const struct kqn_client *client)
@@ -202,7 +202,7 @@ static void take(struct kqn_listener *listener, struct kqn_worker *worker, const
         kqn_worker_deny(worker, client);
         return;
     }
-    atomic_fetch_add(&server->open_connections.value, 1);
+    atomic_fetch_add(&server->open_connections, 1);
     hand_out(listener, worker, client);
 }
 

@@ -22,6 +22,7 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
     server->message_timeout_ms = ms_of(settings->message_timeout_ns);
     server->write_timeout_ms = ms_of(settings->write_timeout_ns);
     server->sweep_ns = kqn_sweep_interval_ns(server);
+    server->spin_ns = settings->spin_ns;
     server->share_of_memory = settings->max_buffered / (size_t)settings->loops;
     server->max_connections = settings->max_connections;
     server->batch = settings->batch;
@@ -46,7 +47,7 @@ static int copy_settings(struct kqn_server *server, const struct kqn_settings *s
 static int open_workers(struct kqn_server *server)
 {
     size_t size = (size_t)server->worker_count * sizeof(*server->workers);
-    server->workers = kqn_sys_alloc(size);
+    server->workers = kqn_sys_alloc_lines(size);
     int count = server->workers ? 0 : -1;
     int rc = -ENOMEM;
     while (count >= 0 && count < server->worker_count) {
@@ -64,7 +65,7 @@ int kqn_server_open(struct kqn_server **out, const struct kqn_settings *settings
 {
     *out = NULL;
     *failed_step = KQN_STEP_MEMORY;
-    struct kqn_server *server = kqn_sys_alloc(sizeof(*server));
+    struct kqn_server *server = kqn_sys_alloc_lines(sizeof(*server));
     if (!server)
         return -ENOMEM;
     memset(server, 0, sizeof(*server));

@@ -32,7 +32,7 @@ int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int in
     if (server->replies_in_place)
         memcpy(worker->input - server->prefix_len, server->prefix, server->prefix_len);
     if (index > 0) {
-        worker->inbox = kqn_sys_alloc(sizeof(*worker->inbox));
+        worker->inbox = kqn_sys_alloc_lines(sizeof(*worker->inbox));
         if (!worker->inbox)
             goto fail;
         memset(worker->inbox, 0, sizeof(*worker->inbox));
@@ -96,7 +96,7 @@ static void uncount_connection(struct kqn_worker *worker, enum kqn_reason reason
 {
     struct kqn_server *server = worker->server;
     worker->stats.closed[reason]++;
-    atomic_fetch_sub(&server->open_connections.value, 1);
+    atomic_fetch_sub(&server->open_connections, 1);
     if (atomic_load(&server->accept_waits) && atomic_exchange(&server->accept_waits, false) && worker->index > 0)
         kqn_poller_wake(server->workers[0].loop.poller);
 }
@@ -220,6 +220,8 @@ static int64_t wait_ns(struct kqn_worker *worker)
 {
     const struct kqn_server *server = worker->server;
     int64_t now_ns = kqn_sys_monotonic_ns();
+    if (now_ns < worker->spin_until_ns)
+        return 0;
     int64_t due_ns = kqn_journal_due_ns(&worker->journal);
     bool is_quick = worker->starved > 0 || (worker->draining && worker->lingering > 0);
     bool has_timeout = server->idle_timeout_ms > 0 || server->message_timeout_ms > 0 || server->write_timeout_ms > 0;
@@ -234,6 +236,18 @@ static int64_t wait_ns(struct kqn_worker *worker)
     if (due_ns == INT64_MAX)
         return -1;
     return due_ns > now_ns ? due_ns - now_ns : 0;
+}
+
+/* A loop whose events follow each other closely looks for the next ones before it sleeps: to be woken up takes longer
+ * than many a message. Where they come further apart, looking would only burn the processor. */
+static void plan_spin(struct kqn_worker *worker)
+{
+    if (worker->server->spin_ns == 0 || worker->loop.event_count == 0)
+        return;
+    int64_t now_ns = worker->loop.now_ns;
+    bool pays = now_ns - worker->active_ns <= worker->server->spin_ns;
+    worker->spin_until_ns = pays ? now_ns + worker->server->spin_ns : 0;
+    worker->active_ns = now_ns;
 }
 
 static void publish_stats(struct kqn_worker *worker, unsigned asked)
@@ -256,6 +270,7 @@ static int turn(struct kqn_worker *worker)
     int rc = kqn_loop_wait(&worker->loop, wait_ns(worker));
     if (rc < 0)
         return rc;
+    plan_spin(worker);
     kqn_worker_set_stamp(worker);
     worker->waited_ms = (uint32_t)(worker->loop.now_ns / ms_ns);
     kqn_loop_dispatch(&worker->loop, on_event);

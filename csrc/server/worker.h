@@ -4,6 +4,7 @@
 #ifndef KQN_WORKER_H
 #define KQN_WORKER_H
 #include <pthread.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -43,6 +44,9 @@ struct kqn_worker {
     const struct kqn_conn *answering;        /* whose messages are being framed and answered now, else NULL */
     const struct kqn_buffer *answering_from; /* its own buffer, where they lie in one */
 
+    int64_t active_ns;     /* when the last events came */
+    int64_t spin_until_ns; /* no wait sleeps before this */
+
     bool listener_ready;
     bool draining;       /* every connection of this loop has been told of the stop */
     bool orphaned;       /* a hook forked, and this is the child: nothing may be touched any more */
@@ -57,13 +61,16 @@ struct kqn_worker {
     struct kqn_inbox *inbox; /* NULL for loop 0 */
     struct kqn_stats stats;  /* what the loop itself counts is added when they are copied */
 
-    pthread_mutex_t published_lock;
+    /* From here on, what other threads ask for. The others are the loop's alone, and so are their cache lines. */
+    alignas(KQN_LINE_BYTES) pthread_mutex_t published_lock;
     struct kqn_stats published; /* under published_lock */
     atomic_uint stats_asked;    /* both count requests; equal: nobody waits */
     atomic_uint stats_told;
     atomic_bool running;
     atomic_bool failed; /* its poller did; it serves nobody any more */
 };
+KQN_BEGINS_LINE(kqn_worker, published_lock);
+_Static_assert(sizeof(struct kqn_worker) % KQN_LINE_BYTES == 0, "workers stand in an array");
 
 int kqn_worker_open(struct kqn_worker *worker, struct kqn_server *server, int index);
 void kqn_worker_close(struct kqn_worker *worker);

@@ -22,6 +22,7 @@ bool refuses(int error);
 #define malloc(size) (refuses(ENOMEM) ? NULL : malloc(size))
 #define calloc(count, size) (refuses(ENOMEM) ? NULL : calloc(count, size))
 #define realloc(memory, size) (refuses(ENOMEM) ? NULL : realloc(memory, size))
+#define posix_memalign(...) (refuses(ENOMEM) ? ENOMEM : posix_memalign(__VA_ARGS__))
 #define socketpair(...) (refuses(EMFILE) ? -1 : socketpair(__VA_ARGS__))
 #define socket(...) (refuses(EMFILE) ? -1 : socket(__VA_ARGS__))
 #define setsockopt(...) (refuses(EINVAL) ? -1 : setsockopt(__VA_ARGS__))

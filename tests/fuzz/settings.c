@@ -43,6 +43,7 @@ static void take_numbers(struct input *input, struct kqn_settings *settings)
     settings->max_message = (size_t)take_int(input, 8);
     settings->max_buffered = (size_t)take_int(input, 8);
     settings->idle_timeout_ns = take_duration(input);
+    settings->spin_ns = take_duration(input);
     settings->message_timeout_ns = take_duration(input);
     settings->write_timeout_ns = take_duration(input);
     settings->backlog = (int)take_int(input, 2);

@@ -72,6 +72,7 @@ DARWIN = {
     "SOL_SOCKET": 0xFFFF,
     "SO_REUSEADDR": 0x4,
     "SO_ERROR": 0x1007,
+    "SO_NREAD": 0x1020,
     "SO_NOSIGPIPE": 0x1022,
     "SO_NWRITE": 0x1024,
     "IPV6_V6ONLY": 27,

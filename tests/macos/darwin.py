@@ -18,6 +18,7 @@ from typing import NamedTuple
 from machine import PAGE, X86_64, Arguments, Machine, whole_pages
 
 KEVENT = struct.Struct("<QhHIqQ")  # #pragma pack(4), which leaves no hole to fill anyway
+IOVEC = struct.Struct("<QQ")
 EVFILT_READ, EVFILT_WRITE, EVFILT_USER = -1, -2, -10
 EV_ADD, EV_DELETE, EV_ENABLE, EV_DISABLE, EV_CLEAR = 1, 2, 4, 8, 0x20
 EV_ERROR, EV_EOF = 0x4000, 0x8000
@@ -25,7 +26,7 @@ NOTE_TRIGGER = 0x0100_0000
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 30
 SOCK_STREAM = 1
-SOL_SOCKET, SO_REUSEADDR, SO_NOSIGPIPE, SO_NWRITE = 0xFFFF, 4, 0x1022, 0x1024
+SOL_SOCKET, SO_REUSEADDR, SO_NREAD, SO_NOSIGPIPE, SO_NWRITE = 0xFFFF, 4, 0x1020, 0x1022, 0x1024
 IPPROTO_TCP, TCP_NODELAY = 6, 1
 IPPROTO_IPV6, IPV6_V6ONLY = 41, 27
 SHUT_WR = 1
@@ -45,6 +46,8 @@ ERRNO_NAMES = (
 HEAP = 0x4_0000_0000
 MILLISECOND_NS = 1_000_000
 MOST_CALLS = 20_000
+MOST_BYTES_SHOWN = 80
+UIO_MAXIOV = 1024
 MOST_FRUITLESS_POLLS = 2  # that find nothing, one after the other, while no time passes
 ALIASES = {"__error": "error", "__bzero": "bzero", "lstat$INODE64": "lstat"}
 
@@ -59,6 +62,11 @@ def name_of(number: int, *names: str) -> str:
 
 def errno_name(number: int) -> str:
     return name_of(number, *ERRNO_NAMES)
+
+
+def bytes_text(data: bytes) -> str:
+    """How the transcript shows them: of many, how they begin and how many they are."""
+    return repr(data) if len(data) <= MOST_BYTES_SHOWN else f"{data[:16]!r}... of {len(data)}"
 
 
 class CallError(Exception):
@@ -240,12 +248,12 @@ class LibSystem:
             self.transcript.append(f"{call.text} = {call.result_text or result}")
         return result
 
-    def allocate(self, size: int) -> int:
+    def allocate(self, size: int, alignment: int = 16) -> int:
         """Memory at the end of pages of its own, so that a step over its end is a fault, as is any use after free()."""
         pages = whole_pages(size)
         self.machine.map(self.next_pages, pages)
         self.machine.write(self.next_pages, b"\xaa" * pages)
-        address = self.next_pages + (pages - size) // 16 * 16
+        address = self.next_pages + (pages - size) // alignment * alignment
         self.next_pages += pages + PAGE
         return address
 
@@ -263,6 +271,15 @@ class LibSystem:
         address = self.allocate(size)
         self.blocks[address] = size
         return address
+
+    def do_posix_memalign(self, call: Call) -> int:
+        out, alignment, size = call.word(), call.word(), call.word()
+        if alignment % 8 != 0 or alignment.bit_count() != 1 or alignment > PAGE:
+            raise AssertionError(f"posix_memalign() to {alignment} bytes")
+        address = self.allocate(size, alignment)
+        self.blocks[address] = size
+        self.machine.write_word(out, address)
+        return 0
 
     def do_calloc(self, call: Call) -> int:
         size = call.word() * call.word()
@@ -500,13 +517,15 @@ class Darwin(LibSystem):
 
     def do_getsockopt(self, call: Call) -> int:
         file = self.socket(call)
-        level_name, option_name = name_of(call.number(), "SOL_SOCKET"), name_of(call.number(), "SO_NWRITE")
+        level_name = name_of(call.number(), "SOL_SOCKET")
+        option_name = name_of(call.number(), "SO_NREAD", "SO_NWRITE")
         place, size_place = call.word(), call.word()
-        call.text, call.result_text = f"getsockopt({file.name}, {level_name}, {option_name})", str(file.unsent)
+        value = len(file.received) if option_name == "SO_NREAD" else file.unsent
+        call.text, call.result_text = f"getsockopt({file.name}, {level_name}, {option_name})", str(value)
         size = struct.unpack("<I", self.machine.read(size_place, 4))[0]
         if size != 4:
             raise AssertionError(f"{call.text} into {size} bytes")
-        self.machine.write(place, struct.pack("<i", file.unsent))
+        self.machine.write(place, struct.pack("<i", value))
         return 0
 
     def do_setsockopt(self, call: Call) -> int:
@@ -584,13 +603,25 @@ class Darwin(LibSystem):
         data = file.read(size)
         if data:
             self.machine.write(place, data)
-        call.result_text = repr(data)
+        call.result_text = bytes_text(data)
         return len(data)
 
     def do_write(self, call: Call) -> int:
         file, place, size = self.socket(call), call.word(), call.word()
         data = self.machine.read(place, size)
-        call.text = f"write({file.name}, {data!r})"
+        call.text = f"write({file.name}, {bytes_text(data)})"
+        return self.send(call, file, data)
+
+    def do_writev(self, call: Call) -> int:
+        file, place, count = self.socket(call), call.word(), call.number()
+        if not 0 < count <= UIO_MAXIOV:
+            raise AssertionError(f"writev() to {file.name} gets {count} pieces, which is EINVAL")
+        vector = self.machine.read(place, count * IOVEC.size)
+        pieces = [self.machine.read(begin, size) for begin, size in IOVEC.iter_unpack(vector)]
+        call.text = f"writev({file.name}, [{', '.join(map(bytes_text, pieces))}])"
+        return self.send(call, file, b"".join(pieces))
+
+    def send(self, call: Call, file: Socket, data: bytes) -> int:
         if not file.options.get((SOL_SOCKET, SO_NOSIGPIPE)):
             raise AssertionError(f"{call.text} may raise SIGPIPE")
         return file.write(data)

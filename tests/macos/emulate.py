@@ -2,7 +2,7 @@
 
     python tests/macos/emulate.py [--transcript] [--self-test] LIBRARY [LIBRARY...]
 
-The script opens four servers, lets clients come, send, dawdle, break and go, and expects every system call that the
+The script opens five servers, lets clients come, send, dawdle, break and go, and expects every system call that the
 core makes of it: numbers, layouts and order, and that each message is answered once. So it proves what reaches the
 kernel, and nothing about what a real kernel makes of it. All libraries must give the same transcript. With --self-test
 one thing after the other is made wrong, in the kernel or in the library, and each time the script has to fail.
@@ -21,7 +21,7 @@ import lief
 from darwin import Darwin, Event, Queue, Socket
 from machine import ARM64, Machine
 from scripted import Run
-from situations import descriptors, ipv6_server, limits_server, line_server, unix_server
+from situations import descriptors, ipv6_server, limits_server, line_server, long_server, unix_server
 
 
 def run(library: Path) -> list[str]:
@@ -32,6 +32,7 @@ def run(library: Path) -> list[str]:
     limits_server(execution)
     ipv6_server(execution)
     unix_server(execution)
+    long_server(execution)
     return execution.kernel.transcript
 
 
@@ -47,11 +48,13 @@ WRONG_NUMBERS: dict[str, object] = {  # most are another system's
     "EV_EOF": 0x2000,
     "EV_ERROR": 0x1000,
     "F_DUPFD_CLOEXEC": 17,
+    "IOVEC": struct.Struct("<II"),
     "KEVENT": struct.Struct("<QhHIqQ32x"),
     "NOTE_TRIGGER": 0x0200_0000,
     "O_NONBLOCK": 0x800,
     "RLIMIT_NOFILE": 7,
     "SO_NOSIGPIPE": 0x800,
+    "SO_NREAD": 0x541B,
     "SO_NWRITE": 0x1020,
     "SOL_SOCKET": 1,
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import darwin
 from cffi import FFI  # type: ignore[import-untyped]
-from darwin import MILLISECOND_NS, Darwin, Socket
+from darwin import MILLISECOND_NS, Darwin, Socket, bytes_text
 from machine import Machine
 
 API = Path(__file__).resolve().parents[2] / "csrc" / "api.h"
@@ -52,12 +52,17 @@ def events(*shown: str) -> str:
     return f"  events: {', '.join(shown)}"
 
 
-def read(name: str, data: bytes) -> str:
-    return f"read({name}, {READ_SIZE}) = {data!r}"
+def read(name: str, data: bytes, size: int | str = READ_SIZE) -> str:
+    return f"read({name}, {size}) = {bytes_text(data)}"
 
 
 def write(name: str, data: bytes, taken: int | None = None) -> str:
-    return f"write({name}, {data!r}) = {len(data) if taken is None else taken}"
+    return f"write({name}, {bytes_text(data)}) = {len(data) if taken is None else taken}"
+
+
+def write_two(name: str, first: bytes, second: bytes, taken: int | None = None) -> str:
+    count = len(first) + len(second) if taken is None else taken
+    return f"writev({name}, [{bytes_text(first)}, {bytes_text(second)}]) = {count}"
 
 
 def made_ready(name: str) -> tuple[str, ...]:
@@ -76,6 +81,10 @@ def moved(call: str, name: str, number: int) -> tuple[str, ...]:
         f"fcntl({name} at {number}, F_DUPFD_CLOEXEC, 3) = {name}",
         f"close({name} at {number}) = 0",
     )
+
+
+def unread(name: str, count: int) -> str:
+    return f"getsockopt({name}, SOL_SOCKET, SO_NREAD) = {count}"
 
 
 def unsent(name: str, count: int) -> str:

@@ -10,6 +10,7 @@ from scripted import (
     OPENED,
     PATH,
     QUEUE_OPENED,
+    READ_SIZE,
     REPLY,
     TCP_OPENED,
     WOKEN,
@@ -23,15 +24,19 @@ from scripted import (
     read_gone,
     read_off,
     read_on,
+    unread,
     unsent,
     wait,
     write,
     write_gone,
     write_on,
+    write_two,
 )
 
 LIMIT_MS = 1000  # of a message that has begun, and of a peer that takes nothing
 SWEEP_MS = LIMIT_MS / 4
+LONG_READ_SIZE = 10_000
+BLOCK_BYTES = 16 * 1024 - 24  # that a buffer of 16 KiB has room for behind its head
 
 
 def descriptors(run: Run) -> None:
@@ -544,11 +549,11 @@ def limits_server(run: Run) -> None:
     run.finish({"EOF": 4, "MESSAGE_TIMEOUT": 1, "WRITE_TIMEOUT": 1, "DENIED": 1}, line_answers)
 
 
-def leaves(run: Run, name: str) -> Script:
+def leaves(run: Run, name: str, read_size: int = READ_SIZE) -> Script:
     """A client that is owed nothing ends."""
     run.peers[name].end()
     yield 0
-    run.expect(events(f"EVFILT_READ {name} 0 EV_EOF"), read(name, b""), f"close({name}) = 0", IDLE)
+    run.expect(events(f"EVFILT_READ {name} 0 EV_EOF"), read(name, b"", read_size), f"close({name}) = 0", IDLE)
 
 
 def is_moved(run: Run) -> Script:
@@ -725,3 +730,135 @@ def removes_file(run: Run) -> Script:
         f"unlink({PATH}) = 0",
         "close(listener) = 0",
     )
+
+
+def long_server(run: Run) -> None:
+    """Messages that one read can't bring, and answers that are not copied."""
+    run.situation("A read may bring much, and a message be longer.")
+    sizes = {"read_size": LONG_READ_SIZE, "max_message": 50_000}
+    run.open(host=run.text("127.0.0.1"), framing=run.numbers.KQN_FRAMING_U32, **sizes)
+    run.expect(
+        "socket(AF_INET, SOCK_STREAM) = listener",
+        *TCP_OPENED,
+        "bind(listener, 127.0.0.1 port 0) = 0",
+        *LISTENING,
+        *QUEUE_OPENED,
+    )
+    run.serve(answers_short_and_long, reads_rest_at_once, reads_rest_as_it_comes, writes_two_short, stops_alone)
+    run.situation("The fifth server leaves nothing behind.")
+    run.finish({"EOF": 4}, length_answers)
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message
+
+
+def long_message(size: int) -> bytes:
+    """One in which a piece at the wrong place is seen."""
+    return b"".join(b"%d " % number for number in range(size))[:size]
+
+
+def before(message: bytes) -> bytes:
+    """What stands before a message in its answer."""
+    return framed(REPLY + message).removesuffix(message)
+
+
+def length_answers(said: bytes) -> bytes:
+    answers = b""
+    while said:
+        end = 4 + int.from_bytes(said[:4], "big")
+        message, said = said[4:end], said[end:]
+        answers += before(message) + message
+    return answers
+
+
+def answers_short_and_long(run: Run) -> Script:
+    """A long message is written from where it lies, by the call that writes the short answers before it."""
+    yield from comes(run, "val")
+    message = long_message(9000)
+    said = framed(b"short") + framed(message)
+    run.peers["val"].say(said)
+    yield 0
+    run.expect(
+        events(f"EVFILT_READ val {len(said)}"),
+        read("val", said, LONG_READ_SIZE),
+        write_two("val", before(b"short") + b"short" + before(message), message),
+        IDLE,
+    )
+    yield from leaves(run, "val", LONG_READ_SIZE)
+
+
+def reads_rest_at_once(run: Run) -> Script:
+    """The rest of a long message that has arrived is read at once, in one go."""
+    yield from comes(run, "wes")
+    message = long_message(40_000)
+    said = framed(message)
+    run.peers["wes"].say(said)
+    yield 0
+    run.expect(
+        events(f"EVFILT_READ wes {len(said)}"),
+        read("wes", said[:LONG_READ_SIZE], LONG_READ_SIZE),
+        unread("wes", len(said) - LONG_READ_SIZE),
+        read("wes", said[LONG_READ_SIZE:], "*"),
+        write_two("wes", before(message), message),
+        IDLE,
+    )
+    yield from leaves(run, "wes", LONG_READ_SIZE)
+
+
+def reads_rest_as_it_comes(run: Run) -> Script:
+    """Room is made for what has arrived of a long message, and again when that is full."""
+    yield from comes(run, "xia")
+    xia, message = run.peers["xia"], long_message(30_000)
+    said = framed(message)
+    xia.say(said[:12_000])
+    yield 0
+    run.expect(
+        events("EVFILT_READ xia 12000"),
+        read("xia", said[:LONG_READ_SIZE], LONG_READ_SIZE),
+        unread("xia", 2000),
+        read("xia", said[LONG_READ_SIZE:12_000], BLOCK_BYTES - LONG_READ_SIZE),
+        IDLE,
+    )
+    xia.say(said[12_000:])
+    yield 0
+    rest = said[BLOCK_BYTES:]
+    run.expect(
+        events(f"EVFILT_READ xia {len(said) - 12_000}"),
+        read("xia", said[12_000:BLOCK_BYTES], BLOCK_BYTES - 12_000),
+        IDLE,
+        events(f"EVFILT_READ xia {len(rest)}"),
+        unread("xia", len(rest)),
+        read("xia", rest, "*"),
+        write_two("xia", before(message), message),
+        IDLE,
+    )
+    yield from leaves(run, "xia", LONG_READ_SIZE)
+
+
+def writes_two_short(run: Run) -> Script:
+    """A writev() may end within either of its pieces: what is left of both waits for WRITE."""
+    yield from comes(run, "yan")
+    yan, message = run.peers["yan"], long_message(9000)
+    said, answer = framed(message), before(message) + message
+    for taken in (5, 5000):
+        yan.room = taken
+        yan.say(said)
+        yield 0
+        run.expect(
+            events(f"EVFILT_READ yan {len(said)}"),
+            read("yan", said, LONG_READ_SIZE),
+            write_two("yan", before(message), message, taken),
+            wait(read_off("yan"), write_on("yan")),
+        )
+        yan.room = 3000
+        yield 0
+        run.expect(events("EVFILT_WRITE yan 3000"), write("yan", answer[taken:], taken=3000), IDLE)
+        yan.room = 10_000
+        yield 0
+        run.expect(
+            events("EVFILT_WRITE yan 10000"),
+            write("yan", answer[taken + 3000 :]),
+            wait(read_on("yan"), write_gone("yan")),
+        )
+    yield from leaves(run, "yan", LONG_READ_SIZE)

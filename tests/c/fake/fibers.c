@@ -8,6 +8,7 @@
 
 enum {
     STACK_BYTES = 128 * 1024,
+    LOOK_NS = 1000, /* what a wait takes that does not sleep */
 };
 
 struct fiber {
@@ -102,6 +103,7 @@ void fiber_resume(int loop)
 void fiber_wait(bool (*is_ready)(void *context), void *context, int64_t timeout_ns)
 {
     struct fiber *fiber = &fibers[world.loop];
+    world_add_time(LOOK_NS);
     fiber->is_ready = is_ready;
     fiber->ready_context = context;
     fiber->until_ns = timeout_ns < 0 ? INT64_MAX : world.now_ns + timeout_ns;

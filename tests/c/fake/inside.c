@@ -98,7 +98,7 @@ static void check_count(void)
     int open = 0;
     for (int i = 0; i < clients.count; i++)
         open += clients.list[i].fd >= 0;
-    int counted = atomic_load(&judge.server->open_connections.value);
+    int counted = atomic_load(&judge.server->open_connections);
     if (open != counted || counted > judge.settings.max_connections)
         world_fail("%d connections are open, %d counted, of at most %d", open, counted, judge.settings.max_connections);
 }

@@ -106,6 +106,7 @@ void scenario_choose(struct scenario *scenario)
     settings->port = 8080;
     settings->framing = (enum kqn_framing_kind)below(3);
     settings->idle_timeout_ns = choose_timeout_ns();
+    settings->spin_ns = chance(64) ? (int64_t)below(20000) : 0;
     settings->message_timeout_ns = choose_timeout_ns();
     settings->write_timeout_ns = choose_timeout_ns();
     if (chance(32)) {

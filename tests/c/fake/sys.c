@@ -67,6 +67,11 @@ void *kqn_sys_alloc(size_t size)
     return world_alloc(size);
 }
 
+void *kqn_sys_alloc_lines(size_t size)
+{
+    return world_alloc(size);
+}
+
 void *kqn_sys_realloc(void *memory, size_t size)
 {
     return world_realloc(memory, size);

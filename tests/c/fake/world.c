@@ -1,11 +1,13 @@
 #include "world.h"
 
 #include <errno.h>
+#include <stdalign.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/sys.h"
 #include "fibers.h"
 
 struct world world;
@@ -213,11 +215,10 @@ void world_fail(const char *format, ...)
 
 /* --- Memory --- */
 
-struct block { /* stands before what was allocated */
-    struct block *next;
+struct block { /* stands before what was allocated, which begins a cache line */
+    alignas(KQN_LINE_BYTES) struct block *next;
     struct block *previous;
     size_t size;
-    size_t unused;
 };
 
 enum {
@@ -248,8 +249,8 @@ void *world_alloc(size_t size)
         world.refused++;
         return NULL;
     }
-    struct block *block = malloc(sizeof(*block) + size);
-    if (!block)
+    struct block *block;
+    if (posix_memalign((void **)&block, alignof(struct block), sizeof(*block) + size) != 0)
         abort();
     block->size = size;
     link_block(block);

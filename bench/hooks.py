@@ -1,4 +1,4 @@
-"""The Python function whose calls the hook scenario measures: the same one for kqnative and for uvloop."""
+"""The Python function whose calls are measured: the same one in our server, and in the peers' mode `function`."""
 
 
 def reply(message: bytes) -> bytes:
