@@ -37,20 +37,19 @@ static inline int kqn_framing_next_line(const struct kqn_framing *framing, const
 {
     const uint8_t *lf = memchr(bytes + *scanned, '\n', len - *scanned);
     size_t message_len = lf ? (size_t)(lf - bytes) : len;
-    size_t consumed = lf ? message_len + 1 : len;
+    size_t consumed = message_len + (lf != NULL);
+    bool is_message = lf || at_end;
     /* A CR that ends the bytes may be half of an ending. */
-    if (message_len > 0 && bytes[message_len - 1] == '\r' && !(at_end && !lf))
+    if ((lf || !at_end) && message_len > 0 && bytes[message_len - 1] == '\r')
         message_len--;
     if (message_len > framing->max_message)
         return -EMSGSIZE;
-    if (!lf && !(at_end && len > 0)) {
-        *scanned = len;
-        return 0;
-    }
-    *scanned = 0;
-    *frame = (struct kqn_frame){.message = bytes, .message_len = message_len, .consumed = consumed};
+    *scanned = is_message ? 0 : len;
+    frame->message = bytes;
+    frame->message_len = message_len;
+    frame->consumed = consumed;
     frame->ending_len = consumed - message_len;
-    return 1;
+    return is_message;
 }
 
 static inline size_t kqn_framing_get_u32(const uint8_t bytes[KQN_U32_HEADER_BYTES])

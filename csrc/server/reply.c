@@ -42,11 +42,11 @@ static uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
 
 /* Most answers are short, and a text between a prefix and a suffix: header, text and ending in one go. false: this one
  * has to be put in parts. */
-static inline bool copy_answer(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *text, size_t text_len,
-                               size_t ending_len)
+static inline bool copy_answer(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_framing_kind framing,
+                               const uint8_t *text, size_t text_len, size_t ending_len)
 {
     const struct kqn_server *server = worker->server;
-    size_t header_len = server->framing.kind == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
+    size_t header_len = framing == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
     size_t answer_len = server->prefix_len + text_len + server->suffix_len;
     uint8_t *to = kqn_output_place(worker, conn, header_len + answer_len + ending_len);
     if (!to)
@@ -117,14 +117,13 @@ static void reply_with_hook(struct kqn_worker *worker, struct kqn_conn *conn, co
     }
 }
 
-static void reply_message(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
+static void reply_otherwise(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
 {
     if (worker->batch.entries)
         reply_with_hook(worker, conn, frame);
     else if (worker->server->replies_in_place)
         reply_in_place(worker, conn, frame);
-    else if (!worker->server->template_surrounds ||
-             !copy_answer(worker, conn, frame->message, frame->message_len, frame->ending_len))
+    else
         reply_in_parts(worker, conn, frame);
 }
 
@@ -142,8 +141,6 @@ void kqn_reply_none(struct kqn_worker *worker, const uint8_t *bytes, size_t len,
 
 static void journal_received(struct kqn_worker *worker, const struct kqn_conn *conn, const struct kqn_frame *frame)
 {
-    if (!kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
-        return;
     struct kqn_record *record = kqn_journal_begin(&worker->journal, KQN_RECORD_RECEIVED);
     if (!record)
         return;
@@ -162,37 +159,62 @@ static int messages_per_event(const struct kqn_worker *worker)
     return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
 }
 
-/* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
- * returns how many bytes that used up. */
-size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
-                          bool at_end, size_t *scanned)
+/* Answers one message after the other as the peer takes the answers, at most so many; returns how many bytes that used
+ * up. It is compiled once for each framing, and what does not change is asked for but once. */
+__attribute__((always_inline)) static inline size_t answer_messages(struct kqn_worker *worker, struct kqn_conn *conn,
+                                                                    const struct kqn_framing *framing,
+                                                                    const uint8_t *bytes, size_t len, bool at_end,
+                                                                    size_t *scanned)
 {
+    bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM;
     size_t at = 0;
-    int left = messages_per_event(worker);
-    const struct kqn_framing framing = worker->server->framing; /* a copy, which no byte that is written can change */
-    worker->answering = conn;
-    conn->has_more = false;
-    while (kqn_conn_takes_messages(conn) && !worker->orphaned) {
-        if (left-- == 0) {
-            conn->has_more = at < len;
-            break;
-        }
+    for (int left = messages_per_event(worker); left > 0; left--) {
         struct kqn_frame frame;
-        int rc = kqn_framing_next(&framing, bytes + at, len - at, at_end, scanned, &frame);
+        int rc = kqn_framing_next(framing, bytes + at, len - at, at_end, scanned, &frame);
         if (rc < 0)
             kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
         if (rc <= 0)
-            break;
+            return at;
         at += frame.consumed;
         worker->stats.messages++;
-        journal_received(worker, conn, &frame);
-        reply_message(worker, conn, &frame);
+        if (kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
+            journal_received(worker, conn, &frame);
+        if (copies && copy_answer(worker, conn, framing->kind, frame.message, frame.message_len, frame.ending_len))
+            continue;
+        reply_otherwise(worker, conn, &frame);
+        if (!kqn_conn_takes_messages(conn) || worker->orphaned)
+            return at;
+    }
+    conn->has_more = at < len;
+    return at;
+}
+
+size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,
+                          bool at_end, size_t *scanned)
+{
+    size_t max_message = worker->server->framing.max_message;
+    const struct kqn_framing line = {KQN_FRAMING_LINE, max_message};
+    const struct kqn_framing u32 = {KQN_FRAMING_U32, max_message};
+    const struct kqn_framing stream = {KQN_FRAMING_STREAM, max_message};
+    size_t used = 0;
+    worker->answering = conn;
+    conn->has_more = false;
+    switch (worker->server->framing.kind) {
+    case KQN_FRAMING_LINE:
+        used = answer_messages(worker, conn, &line, bytes, len, at_end, scanned);
+        break;
+    case KQN_FRAMING_U32:
+        used = answer_messages(worker, conn, &u32, bytes, len, at_end, scanned);
+        break;
+    case KQN_FRAMING_STREAM:
+        used = answer_messages(worker, conn, &stream, bytes, len, at_end, scanned);
+        break;
     }
     kqn_output_flush(worker, conn);
     worker->answering = NULL;
     if (conn->state > KQN_CONN_DRAINING && !worker->orphaned)
-        kqn_reply_none(worker, bytes + at, len - at, *scanned);
-    return at;
+        kqn_reply_none(worker, bytes + used, len - used, *scanned);
+    return used;
 }
 
 static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry *entry)
@@ -214,7 +236,7 @@ static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry 
         break;
     }
     const uint8_t *answer = entry->answer_len > 0 ? kqn_batch_answer(&worker->batch, entry) : (const uint8_t *)"";
-    if (copy_answer(worker, conn, answer, entry->answer_len, entry->ending_len))
+    if (copy_answer(worker, conn, worker->server->framing.kind, answer, entry->answer_len, entry->ending_len))
         return;
     if (!put_header(worker, conn, entry->answer_len))
         return;
