@@ -32,24 +32,32 @@ static inline int kqn_framing_next_stream(const uint8_t *bytes, size_t len, stru
     return len > 0;
 }
 
+/* A line without its LF: it is a message only at the end of the input. A CR at its end may be half of an ending, unless
+ * nothing follows. */
+static inline int kqn_framing_unfinished_line(const struct kqn_framing *framing, const uint8_t *bytes, size_t len,
+                                              bool at_end, size_t *scanned, struct kqn_frame *frame)
+{
+    bool has_cr = !at_end && bytes[len - 1] == '\r';
+    if (len - has_cr > framing->max_message)
+        return -EMSGSIZE;
+    *scanned = at_end ? 0 : len;
+    *frame = (struct kqn_frame){.message = bytes, .message_len = len, .consumed = len};
+    return at_end;
+}
+
 static inline int kqn_framing_next_line(const struct kqn_framing *framing, const uint8_t *bytes, size_t len,
                                         bool at_end, size_t *scanned, struct kqn_frame *frame)
 {
     const uint8_t *lf = memchr(bytes + *scanned, '\n', len - *scanned);
-    size_t message_len = lf ? (size_t)(lf - bytes) : len;
-    size_t consumed = message_len + (lf != NULL);
-    bool is_message = lf || at_end;
-    /* A CR that ends the bytes may be half of an ending. */
-    if ((lf || !at_end) && message_len > 0 && bytes[message_len - 1] == '\r')
-        message_len--;
-    if (message_len > framing->max_message)
-        return -EMSGSIZE;
-    *scanned = is_message ? 0 : len;
+    if (!lf)
+        return kqn_framing_unfinished_line(framing, bytes, len, at_end, scanned, frame);
+    size_t ending_len = lf > bytes && lf[-1] == '\r' ? 2 : 1;
     frame->message = bytes;
-    frame->message_len = message_len;
-    frame->consumed = consumed;
-    frame->ending_len = consumed - message_len;
-    return is_message;
+    frame->consumed = (size_t)(lf - bytes) + 1;
+    frame->message_len = frame->consumed - ending_len;
+    frame->ending_len = ending_len;
+    *scanned = 0;
+    return frame->message_len > framing->max_message ? -EMSGSIZE : 1;
 }
 
 static inline size_t kqn_framing_get_u32(const uint8_t bytes[KQN_U32_HEADER_BYTES])

@@ -9,18 +9,27 @@ enum {
     KQN_COPIED_PART_MAX = 8192, /* a longer part of an answer is written from where it lies */
 };
 
-/* A place in the scratch buffer for one answer of this many bytes, all of which the caller writes before it does
- * anything else. NULL: it has to be put in parts. */
-static inline uint8_t *kqn_output_place(struct kqn_worker *worker, struct kqn_conn *conn, size_t len)
+/* The free end of the scratch buffer, in which short answers are written one behind the other, each shorter than what is
+ * left: where bytes wait already there is nothing, not even for an answer without a byte. Nothing else may be done with a
+ * connection's output before they are committed. */
+struct kqn_room {
+    uint8_t *at;
+    const uint8_t *end;
+    uint32_t answers;
+};
+
+static inline struct kqn_room kqn_output_room(const struct kqn_worker *worker, const struct kqn_conn *conn)
 {
     struct kqn_buffer *scratch = worker->scratch;
-    if (conn->out || len > KQN_COPIED_PART_MAX || len > scratch->capacity - scratch->end ||
-        conn->state == KQN_CONN_ENDED)
-        return NULL;
-    uint8_t *place = scratch->bytes + scratch->end;
-    scratch->end += (uint32_t)len;
-    scratch->mark++;
-    return place;
+    bool is_closed = conn->out || conn->state == KQN_CONN_ENDED;
+    uint8_t *at = scratch->bytes + scratch->end;
+    return (struct kqn_room){.at = at, .end = is_closed ? at : scratch->bytes + scratch->capacity};
+}
+
+static inline void kqn_output_commit(struct kqn_worker *worker, const struct kqn_room *room)
+{
+    worker->scratch->end = (uint32_t)(room->at - worker->scratch->bytes);
+    worker->scratch->mark += room->answers;
 }
 
 /* Adds a part of an answer. A long one is written at once from where it lies, behind all that came before it. Without

@@ -34,7 +34,24 @@ static void put_ending(struct kqn_worker *worker, struct kqn_conn *conn, size_t 
     kqn_output_answer_done(worker, conn);
 }
 
-static uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
+/* What a server puts around a text to make it an answer. */
+struct around {
+    const uint8_t *prefix;
+    const uint8_t *suffix;
+    size_t prefix_len;
+    size_t suffix_len;
+    size_t header_len;
+};
+
+static inline struct around around_of(const struct kqn_server *server, enum kqn_framing_kind framing)
+{
+    struct around around = {server->prefix, server->suffix, server->prefix_len, server->suffix_len, 0};
+    if (framing == KQN_FRAMING_U32)
+        around.header_len = KQN_U32_HEADER_BYTES;
+    return around;
+}
+
+static inline uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
 {
     memcpy(to, bytes, len);
     return to + len;
@@ -42,27 +59,28 @@ static uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
 
 /* Most answers are short, and a text between a prefix and a suffix: header, text and ending in one go. false: this one
  * has to be put in parts. */
-static inline bool copy_answer(struct kqn_worker *worker, struct kqn_conn *conn, enum kqn_framing_kind framing,
-                               const uint8_t *text, size_t text_len, size_t ending_len)
+static inline bool copy_answer(struct kqn_room *room, const struct around *around, const uint8_t *text, size_t text_len,
+                               size_t ending_len)
 {
-    const struct kqn_server *server = worker->server;
-    size_t header_len = framing == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
-    size_t answer_len = server->prefix_len + text_len + server->suffix_len;
-    uint8_t *to = kqn_output_place(worker, conn, header_len + answer_len + ending_len);
-    if (!to)
+    size_t answer_len = around->prefix_len + text_len + around->suffix_len;
+    size_t len = around->header_len + answer_len + ending_len;
+    if (len > KQN_COPIED_PART_MAX || len >= (size_t)(room->end - room->at))
         return false;
-    if (header_len > 0)
+    uint8_t *to = room->at;
+    if (around->header_len > 0)
         kqn_framing_put_u32(to, (uint32_t)answer_len);
-    to += header_len;
-    if (server->prefix_len > 0)
-        to = copy(to, server->prefix, server->prefix_len);
+    to += around->header_len;
+    if (around->prefix_len > 0)
+        to = copy(to, around->prefix, around->prefix_len);
     to = copy(to, text, text_len);
-    if (server->suffix_len > 0)
-        to = copy(to, server->suffix, server->suffix_len);
+    if (around->suffix_len > 0)
+        to = copy(to, around->suffix, around->suffix_len);
     if (ending_len == 2)
         *to++ = '\r';
     if (ending_len > 0)
-        *to = '\n';
+        *to++ = '\n';
+    room->at = to;
+    room->answers++;
     return true;
 }
 
@@ -166,25 +184,32 @@ __attribute__((always_inline)) static inline size_t answer_messages(struct kqn_w
                                                                     const uint8_t *bytes, size_t len, bool at_end,
                                                                     size_t *scanned)
 {
+    const struct around around = around_of(worker->server, framing->kind);
     bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM;
+    struct kqn_room room = kqn_output_room(worker, conn);
     size_t at = 0;
     for (int left = messages_per_event(worker); left > 0; left--) {
         struct kqn_frame frame;
         int rc = kqn_framing_next(framing, bytes + at, len - at, at_end, scanned, &frame);
-        if (rc < 0)
-            kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
-        if (rc <= 0)
+        if (rc <= 0) {
+            kqn_output_commit(worker, &room);
+            if (rc < 0)
+                kqn_conn_finish(worker, conn, KQN_REASON_TOO_LONG);
             return at;
+        }
         at += frame.consumed;
         worker->stats.messages++;
         if (kqn_journal_allows(&worker->journal, KQN_RECORD_RECEIVED))
             journal_received(worker, conn, &frame);
-        if (copies && copy_answer(worker, conn, framing->kind, frame.message, frame.message_len, frame.ending_len))
+        if (copies && copy_answer(&room, &around, frame.message, frame.message_len, frame.ending_len))
             continue;
+        kqn_output_commit(worker, &room);
         reply_otherwise(worker, conn, &frame);
         if (!kqn_conn_takes_messages(conn) || worker->orphaned)
             return at;
+        room = kqn_output_room(worker, conn);
     }
+    kqn_output_commit(worker, &room);
     conn->has_more = at < len;
     return at;
 }
@@ -236,8 +261,12 @@ static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry 
         break;
     }
     const uint8_t *answer = entry->answer_len > 0 ? kqn_batch_answer(&worker->batch, entry) : (const uint8_t *)"";
-    if (copy_answer(worker, conn, worker->server->framing.kind, answer, entry->answer_len, entry->ending_len))
+    const struct around around = around_of(worker->server, worker->server->framing.kind);
+    struct kqn_room room = kqn_output_room(worker, conn);
+    if (copy_answer(&room, &around, answer, entry->answer_len, entry->ending_len)) {
+        kqn_output_commit(worker, &room);
         return;
+    }
     if (!put_header(worker, conn, entry->answer_len))
         return;
     if (entry->answer_len > 0)
