@@ -11,7 +11,9 @@
 #include "core/framing.h"
 
 enum {
-    KQN_BATCH_MESSAGES = 1024,
+    /* Answers are written when the batch has been answered: the more there are at once, the less often a peer that waits
+     * has to be woken up. With 50 clients and 128 messages in flight on each, 1,024 are a tenth slower. */
+    KQN_BATCH_MESSAGES = 4096,
     KQN_BATCH_BYTES = 1024 * 1024 - sizeof(struct kqn_buffer), /* of messages, unless one alone is longer */
 };
 

@@ -6,10 +6,6 @@
 #include "server/output.h"
 #include "server/server.h"
 
-enum {
-    MESSAGES_PER_EVENT = 4096, /* a read of 64 KiB may hold 65,536 empty lines */
-};
-
 /* Puts the length before an answer (u32); false: the answer is longer than one may be, and its connection ends. */
 static bool put_header(struct kqn_worker *worker, struct kqn_conn *conn, size_t answer_len)
 {
@@ -174,7 +170,7 @@ static void journal_received(struct kqn_worker *worker, const struct kqn_conn *c
 /* How many messages of one connection are answered before it is the others' turn. */
 static int messages_per_event(const struct kqn_worker *worker)
 {
-    return worker->batch.entries ? KQN_BATCH_MESSAGES : MESSAGES_PER_EVENT;
+    return worker->batch.entries ? KQN_HOOK_MESSAGES_PER_EVENT : KQN_MESSAGES_PER_EVENT;
 }
 
 /* Answers one message after the other as the peer takes the answers, at most so many; returns how many bytes that used

@@ -3,6 +3,11 @@
 #define KQN_REPLY_H
 #include "server/connection.h"
 
+enum { /* of one connection, before it is the others' turn: a read of 64 KiB may hold 65,536 empty lines */
+    KQN_MESSAGES_PER_EVENT = 4096,
+    KQN_HOOK_MESSAGES_PER_EVENT = 1024,
+};
+
 /* Answers the complete messages among these bytes, as far as the peer takes the answers, until it is the others' turn;
  * returns how many bytes that used up. The rest's *scanned is as kqn_framing_next() has it. */
 size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, const uint8_t *bytes, size_t len,

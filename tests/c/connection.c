@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "server/reply.h"
 #include "server/server.h"
 
 enum {
@@ -18,8 +19,7 @@ enum {
     LONG_PART = 5000, /* of a message: long enough to be read into where it lies */
     DRIPS_MAX = 40,
     READ_SIZE = 65536,
-    DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it, and the next */
-    MESSAGES_PER_EVENT = 4096,
+    DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it */
     PATIENCE_S = 10,
 };
 
@@ -332,7 +332,7 @@ static void stop_reads_so_much_and_no_more(void)
 /* Twice as many messages as one event may have, in one read: one event to read, and one for the second half's turn. */
 static void turns_of_a_long_read(void)
 {
-    static char lines[2 * MESSAGES_PER_EVENT];
+    static char lines[2 * KQN_MESSAGES_PER_EVENT];
     struct kqn_stats before, after;
     memset(lines, '\n', sizeof(lines));
     start("", 0);
@@ -387,11 +387,11 @@ static struct kqn_stats counters_of_failing(const void *bytes, size_t len)
 /* More of them than a batch holds: those that wait for their turn go unanswered, and hold up no end. */
 static void failing_hook_amid_a_long_read(void)
 {
-    static char lines[3 * KQN_BATCH_MESSAGES];
+    static char lines[3 * KQN_HOOK_MESSAGES_PER_EVENT];
     memset(lines, '\n', sizeof(lines));
     struct kqn_stats stats = counters_of_failing(lines, sizeof(lines));
-    CHECK_INT(stats.failed, KQN_BATCH_MESSAGES);
-    CHECK_INT(stats.unanswered, 2 * KQN_BATCH_MESSAGES);
+    CHECK_INT(stats.failed, KQN_HOOK_MESSAGES_PER_EVENT);
+    CHECK_INT(stats.unanswered, 2 * KQN_HOOK_MESSAGES_PER_EVENT);
     CHECK_INT(stats.closed[KQN_REASON_HOOK], 1);
 }
 

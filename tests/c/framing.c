@@ -188,6 +188,22 @@ static void check_no_byte_is_scanned_twice(void)
     check_end();
 }
 
+static void check_missing(void)
+{
+    struct kqn_framing framing = {.kind = KQN_FRAMING_U32, .max_message = MAX_MESSAGE};
+    static const uint8_t message[] = "\0\0\0\5abcde";
+    check_begin("an unfinished u32 message says how many bytes it lacks, once its length is there");
+    CHECK_INT(kqn_framing_missing(&framing, message, 0), 0);
+    CHECK_INT(kqn_framing_missing(&framing, message, 3), 0);
+    CHECK_INT(kqn_framing_missing(&framing, message, 4), 5);
+    CHECK_INT(kqn_framing_missing(&framing, message, 8), 1);
+    CHECK_INT(kqn_framing_missing(&framing, message, 9), 0);
+    CHECK_INT(kqn_framing_missing(&framing, message, 10), 0);
+    framing.kind = KQN_FRAMING_LINE;
+    CHECK_INT(kqn_framing_missing(&framing, message, 4), 0);
+    check_end();
+}
+
 int main(void)
 {
     check_begin("a page with a hole behind it");
@@ -203,5 +219,6 @@ int main(void)
     check_stream();
     check_length_has_its_bytes_in_order();
     check_no_byte_is_scanned_twice();
+    check_missing();
     return check_finish();
 }
