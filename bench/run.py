@@ -25,7 +25,7 @@ SCENARIOS = [*OF_SERVERS, *load.SCENARIOS]
 RESULTS = BENCH / "results"
 COUNTERS = "counters"  # the one name that is no scenario of rounds
 PUBLISHED = RESULTS / "performance.json"
-SECONDS = 2.0
+SECONDS = 0.8
 QUICK_ROUNDS, QUICK_SECONDS = 3, 0.5
 
 
@@ -50,7 +50,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--peer", type=names, default=[], metavar="A,B", help="kqnative, and only these beside it")
     parser.add_argument("--quick", action="store_true", help="a selection, 3 rounds of 0.5 s; not to be published")
-    parser.add_argument("--rounds", type=or_none(int), metavar="N", help="rounds of each server (most have 5)")
+    parser.add_argument("--rounds", type=or_none(int), metavar="N", help="rounds of each server (most have 7)")
     parser.add_argument("--seconds", type=or_none(float), metavar="S", help=f"length of a round ({SECONDS:g})")
     parser.add_argument("--publish", action="store_true", help=f"put the results into {PUBLISHED.name}")
     options = parser.parse_args()

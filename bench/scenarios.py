@@ -40,7 +40,7 @@ class Scenario:
     idle: int = 0  # connections beside them that say nothing
     depth: int = 1
     cores: str = "0"  # of the server; the client has core 1
-    rounds: int = 5
+    rounds: int = 7
     unit: str = ""  # where it is not that of the figure: "MB/s"
     note: str = ""
 

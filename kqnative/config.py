@@ -63,7 +63,13 @@ class Config:
         choices=("stream", "line", "u32"),
     )
     read_size: int = option(
-        64 << 10, SIZE, "messages", "most that one read returns", unit="bytes", low=1, high=16 << 20
+        64 << 10,
+        SIZE,
+        "messages",
+        "most that one read returns, but for the rest of a long message (line, u32)",
+        unit="bytes",
+        low=1,
+        high=16 << 20,
     )
     reply: str = option(
         "system: {message}",

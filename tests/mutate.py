@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,9 @@ POLLERS = ("epoll", "poll", "select")
 # A mutant may take memory without end. But the address sanitizer needs all the addresses there are.
 LIMITED = ["/bin/sh", "-c", 'test "$1" = refuse || ulimit -v 4000000; shift; exec "$@"', "sh"]
 TIMEOUT_FACTOR = 5  # of what the judge takes when nothing is wrong
+FILES = ("csrc/core/framing.h", "csrc/server/reply.c", "csrc/server/connection.c", "csrc/poller/knotes.c")
+# Of a header, the files that have its functions in their code; whoever else includes it has the sound one.
+USERS = {"csrc/core/framing.h": ("csrc/server/connection.c", "csrc/server/reply.c", "tests/c/framing.c")}
 
 TOKEN = re.compile(
     r"""(?P<skip>\s+|/\*.*?\*/|//[^\n]*|\#(?:[^\n]|\\\n)*)
@@ -92,7 +95,8 @@ class Judge:
 
     name: str
     flags: list[str]  # that the file under test is compiled with
-    objects: list[Path]  # all others
+    users: list[str]  # what is compiled anew for each mutant: that file, or those that include it
+    objects: list[Path]  # of all others
     arguments: list[str]
     patience_s: float = 60.0
 
@@ -250,25 +254,32 @@ def judges_of(file: str, folder: Path) -> list[Judge]:
         judge("simulate", file, [*SIMULATION, "tests/c/simulate.c"], folder, "--from", "1", "--seeds", str(SEEDS)),
         refusing_judge(file, folder),
     ]
-    if file == "csrc/server/connection.c":
+    if file in {"csrc/server/connection.c", "csrc/server/reply.c"}:
         judges.insert(1, judge("connection", file, [*SERVER, *SYSTEM, "tests/c/connection.c"], folder))
-    if file == "csrc/core/framing.c":
+    if file == "csrc/core/framing.h":
         judges.insert(0, judge("framing", file, [*SERVER, *SYSTEM, "tests/c/framing.c"], folder))
     return judges
 
 
+def users_of(file: str, sources: list[str]) -> list[str]:
+    """Which of a program's files are compiled anew for a mutant of this one."""
+    return [source for source in sources if source in USERS.get(file, (file,))]
+
+
 def judge(name: str, file: str, sources: list[str], folder: Path, *arguments: str) -> Judge:
     """One whose files are all compiled in the same way."""
-    others = [source for source in sources if source != file]
-    return Judge(name, FLAGS, compile_files(others, made(folder / name), CC, FLAGS), list(arguments))
+    users = users_of(file, sources)
+    others = [source for source in sources if source not in users]
+    return Judge(name, FLAGS, users, compile_files(others, made(folder / name), CC, FLAGS), list(arguments))
 
 
 def refusing_judge(file: str, folder: Path) -> Judge:
     """Whatever call can be refused, on real descriptors; what leaks is seen by the address sanitizer."""
     flags = [*FLAGS, *ASAN, *REFUSING]
-    core = compile_files([source for source in CORE if source != file], made(folder / "refuse"), CC, flags)
+    users = users_of(file, CORE)
+    core = compile_files([source for source in CORE if source not in users], made(folder / "refuse"), CC, flags)
     own = compile_file("tests/c/refuse.c", folder / "refuse.o", CC, [*FLAGS, *ASAN])
-    return Judge("refuse", flags, [own, *core], [])
+    return Judge("refuse", flags, users, [own, *core], [])
 
 
 def made(folder: Path) -> Path:
@@ -276,20 +287,34 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def compile_mutant(file: str, source: str, folder: Path, flags: list[str]) -> Path | None:
-    """Its object, or None. The name is the file's own, for it stands in the object."""
-    path = made(folder) / Path(file).name
+def compile_mutant(file: str, source: str, users: Iterable[str], folder: Path, flags: list[str]) -> list[Path] | None:
+    """The objects of what is compiled anew, or None. A header is found before the sound one by who includes it.
+
+    The names are the files' own, for they stand in the objects.
+    """
+    path = made(folder / Path(file).parent) / Path(file).name
     path.write_text(source)
+    if file in USERS:
+        flags = ["-iquote", str(folder / "csrc"), *flags]
+    else:
+        users = [str(path)]
     try:
-        return compile_file(str(path), folder / "mutant.o", CC, flags)
+        return [compile_file(user, folder / f"mutant{number}.o", CC, flags) for number, user in enumerate(users)]
     except AssertionError:
         return None
 
 
+def code_of(compiled: list[Path]) -> bytes:
+    """By which mutants are told apart."""
+    return b"".join(path.read_bytes() for path in compiled)
+
+
 def is_content(judge: Judge, file: str, source: str, folder: Path) -> bool:
     """Whether a judge finds nothing wrong with this source of the file."""
-    compiled = compile_mutant(file, source, folder, judge.flags)
-    return compiled is not None and judge.runs_well(link(folder / "judge", CC, judge.flags, [compiled, *judge.objects]))
+    compiled = compile_mutant(file, source, judge.users, folder, judge.flags)
+    if compiled is None:
+        return False
+    return judge.runs_well(link(folder / "judge", CC, judge.flags, [*compiled, *judge.objects]))
 
 
 def with_patience(judge: Judge, file: str, folder: Path) -> Judge:
@@ -301,19 +326,20 @@ def with_patience(judge: Judge, file: str, folder: Path) -> Judge:
     return replace(judge, patience_s=2 + TIMEOUT_FACTOR * took_s)
 
 
-def judge_file(file: str, scratch: Path) -> tuple[int, list[Mutant]]:
+def judge_file(file: str, scratch: Path, jobs: int) -> tuple[int, list[Mutant]]:
     """How many mutants a file has that count, and those that survive."""
     source = (ROOT / file).read_text()
     judges = [with_patience(judge, file, scratch / "original") for judge in judges_of(file, scratch)]
-    original = compile_mutant(file, source, scratch / "original", FLAGS)
+    users = USERS.get(file, (file,))
+    original = compile_mutant(file, source, users, scratch / "original", FLAGS)
     assert original
-    seen = {original.read_bytes()}
+    seen = {code_of(original)}
 
     def counts_and_survives(numbered: tuple[int, Mutant]) -> tuple[bool, bool]:
         number, mutant = numbered
         folder = scratch / str(number)
-        compiled = compile_mutant(file, mutant.source, folder, FLAGS)
-        code = compiled.read_bytes() if compiled else original.read_bytes()
+        compiled = compile_mutant(file, mutant.source, users, folder, FLAGS)
+        code = code_of(compiled or original)
         if code in seen:
             return False, False
         seen.add(code)
@@ -322,7 +348,7 @@ def judge_file(file: str, scratch: Path) -> tuple[int, list[Mutant]]:
         return True, survives
 
     mutants = list(mutants_of(source))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         verdicts = list(pool.map(counts_and_survives, enumerate(mutants)))
     survivors = [mutant for mutant, (_, survives) in zip(mutants, verdicts, strict=True) if survives]
     return sum(counts for counts, _ in verdicts), survivors
@@ -337,19 +363,18 @@ def listed_survivors() -> set[tuple[str, str, str]]:
     return {(found[1], found[2], found[3]) for found in LISTED.finditer(text)}
 
 
-FILES = ("csrc/core/framing.c", "csrc/server/connection.c", "csrc/poller/knotes.c")
-
-
 def main() -> int:
     """Exit code 1: a share is too low, or a survivor is not listed."""
     parser = argparse.ArgumentParser(prog="make mutants")
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"default: {' '.join(FILES)}")
-    files = parser.parse_args().files or FILES
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants judged at a time")
+    options = parser.parse_args()
+    files = options.files or FILES
     listed = listed_survivors()
     is_well = True
     for file in files:
         with tempfile.TemporaryDirectory() as scratch:
-            count, survivors = judge_file(file, Path(scratch))
+            count, survivors = judge_file(file, Path(scratch), options.jobs)
         killed = count - len(survivors)
         record(f"mutants {Path(file).name}: killed {killed} of {count} ({100 * killed / max(count, 1):.1f} %)")
         is_well = is_well and killed >= LEAST_SHARE * count

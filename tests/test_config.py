@@ -116,6 +116,8 @@ def test_every_default_is_valid_and_described() -> None:
         ("max_message", (1 << 30) + 1),
         ("batch", 65_537),
         ("loops", 257),
+        ("spin", -1),
+        ("spin", 1.5),
         ("max_connections", 0),
         ("idle_timeout", float("nan")),
         ("idle_timeout", float("inf")),
@@ -158,6 +160,7 @@ def test_zero_means_something_where_the_help_says_so() -> None:
     """0 is no timeout and no lines, although 0 is below the least timeout."""
     assert Config(idle_timeout=0).idle_timeout == 0.0
     assert Config(log_rate=0).log_rate == 0
+    assert Config().spin == Config(spin=0).spin == 0.0
 
 
 def test_config_is_frozen_and_keyword_only() -> None:

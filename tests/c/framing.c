@@ -104,6 +104,7 @@ static void feed_up_to(struct feed *feed, const struct row *row, size_t to, bool
         if (rc <= 0)
             return;
         CHECK_INT(rc, 1);
+        CHECK_INT(feed->scanned, 0); /* of what follows nothing has been looked at */
         note(feed, &frame);
         bytes += frame.consumed;
         feed->from += frame.consumed;

@@ -203,6 +203,21 @@ def test_no_byte_of_a_long_line_is_looked_at_twice(serve: Serve) -> None:
         assert cost_of_a_line_s(server, 8 * MIB) / cost_of_a_line_s(server, MIB // 2) < 36
 
 
+@pytest.mark.tool("strace")
+@pytest.mark.parametrize("read_size", [32, 4_096, 65_536])
+def test_an_event_reads_a_long_frame_twice_at_most(read_size: int, serve: Serve, tmp_path: Path) -> None:
+    """Small reads lead to one long one and not to many in a row, and a frame that has arrived is read in few."""
+    server = serve("--framing", "u32", "--read-size", str(read_size), "--poller", "epoll")
+    frames = u32_message(b"x" * 100_000) * 3
+    with traced(server, tmp_path / "calls", "recvfrom,epoll_wait,epoll_pwait,epoll_pwait2"):
+        assert server.exchange(frames) == u32_message(b"system: " + b"x" * 100_000) * 3
+    turns = re.split(r"epoll_\w+\(", (tmp_path / "calls").read_text())
+    reads = [turn.count("recvfrom(") for turn in turns]
+    assert 0 < max(reads) <= 2
+    # Until 4 KiB of a frame are there, reads are as short as they are said to be; then they take what has arrived.
+    assert sum(reads) < 3 * (4_096 / read_size + 2) + len(frames) / 2_048
+
+
 @linux
 def test_an_urgent_byte_is_left_out_and_costs_nothing(serve: Serve, poller: str) -> None:
     """Out-of-band data is no part of the stream, and a socket that holds some does not keep the loop busy."""

@@ -43,6 +43,46 @@ def test_a_kernel_that_takes_little_at_a_time(serve: Serve, poller: str, tmp_pat
 
 
 @pytest.mark.tool("strace")
+def test_a_write_of_two_pieces_ends_within_either(serve: Serve, tmp_path: Path) -> None:
+    """A long answer is written with the short ones before it, in one call; what that leaves of either comes later."""
+    slow = "    time.sleep(0.3 * message.startswith(b'wait'))\n    return reply(message)\n"
+    (tmp_path / "shrinking.py").write_text(f"{SHRINKING}\nimport time\n\ndef slow(message):\n{slow}")
+    server = serve("--framing", "line", "--hook", "shrinking:slow")
+    assert server.exchange(b"shrink\n") == b"system: shrink\n"
+    with traced(server, tmp_path / "calls", "sendmsg"):
+        for sizes in ([900, 40_000, 5], [7_000, 7_000, 7_000, 20_000]):
+            lines = b"".join(b"%d" % i * size + b"\n" for i, size in enumerate(sizes))
+            with narrow_client(server, 8_192) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+                client.sendall(b"wait %d\n" % len(sizes))
+                server.wait_for(f"Received: wait {len(sizes)}")  # what is sent now is read at once, later
+                assert exchange(client, lines) == answers_to_lines(b"wait %d\n" % len(sizes) + lines)
+    calls = re.findall(r"iov_len=(\d+)\}.*iov_len=(\d+)\}.* = (\d+)$", (tmp_path / "calls").read_text(), re.MULTILINE)
+    (first, second, written), (first_too, _, written_too) = [[int(number) for number in call] for call in calls]
+    assert first < written < first + second
+    assert 0 < written_too < first_too
+
+
+@pytest.mark.tool("strace")
+@pytest.mark.parametrize("error", ["EPIPE", "ECONNRESET", "ENOBUFS"])
+def test_a_long_answer_that_fails_or_waits_is_as_any_other(error: str, serve: Serve, tmp_path: Path) -> None:
+    """A call for two pieces that fails ends its connection alone; without memory in the kernel both pieces wait."""
+    server = serve("--framing", "line")
+    long = b"y" * 9_000
+    with traced(server, tmp_path / "calls", "sendmsg", f"sendmsg:error={error}:when=1"):
+        with server.connect() as client:
+            client.sendall(b"x\n" + long + b"\nz\n")
+            client.shutdown(socket.SHUT_WR)
+            expected = b"system: x\nsystem: " + long + b"\nsystem: z\n"
+            assert read_to_end(client) == (expected if error == "ENOBUFS" else b"")
+        with Witness(server, framing="line") as witness:
+            wait_until_read(witness)
+    assert (tmp_path / "calls").read_text().count(f" {error} ") == 1
+    server.finish()
+    assert (server.closed("reset"), server.counter("unanswered")) == ((0, 0) if error == "ENOBUFS" else (1, 3))
+
+
+@pytest.mark.tool("strace")
 @pytest.mark.parametrize("error", ["EPIPE", "ECONNRESET", "ETIMEDOUT", "EPROTOTYPE"])
 def test_a_write_that_fails_ends_its_connection_alone(error: str, serve: Serve, tmp_path: Path) -> None:
     """Whatever the errno, the answer is counted as unanswered, one line says it, and the loop goes on."""
