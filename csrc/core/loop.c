@@ -2,7 +2,6 @@
 
 #include <errno.h>
 
-#include "core/sys.h"
 #include "poller/fork.h"
 
 int kqn_loop_open(struct kqn_loop *loop, enum kqn_poller_kind kind, int batch, size_t slot_size)
@@ -112,11 +111,6 @@ static int collect_changes(struct kqn_loop *loop)
     }
     loop->dirty_tail = 0;
     return count;
-}
-
-void kqn_loop_read_clock(struct kqn_loop *loop)
-{
-    loop->now_ns = kqn_sys_monotonic_ns();
 }
 
 int kqn_loop_wait(struct kqn_loop *loop, int64_t timeout_ns)

@@ -16,6 +16,7 @@
 
 #include "core/buffer.h"
 #include "core/slab.h"
+#include "core/sys.h"
 #include "poller/poller.h"
 
 enum kqn_want {
@@ -74,7 +75,10 @@ void kqn_loop_end(struct kqn_loop *loop, struct kqn_watch *watch);
 int kqn_loop_wait(struct kqn_loop *loop, int64_t timeout_ns);
 
 /* Brings the coarse clock up to date, after something in the turn took long. */
-void kqn_loop_read_clock(struct kqn_loop *loop);
+static inline void kqn_loop_read_clock(struct kqn_loop *loop)
+{
+    loop->now_ns = kqn_sys_monotonic_ns();
+}
 
 /* Step 2. A change that failed arrives as an event with EV_ERROR. */
 void kqn_loop_dispatch(struct kqn_loop *loop, kqn_loop_handler *handler);

@@ -38,45 +38,21 @@ size_t kqn_answer_next(enum kqn_framing_kind framing, size_t size, struct kqn_an
     return smaller(len, missing);
 }
 
-/* Lines only: the loop that a fast server keeps busy. */
-static size_t skip_lines(struct kqn_answer_place *place, const uint8_t *bytes, size_t len, uint32_t max,
-                         uint32_t *count)
+struct kqn_answers kqn_answer_skip_sized(enum kqn_framing_kind framing, size_t size, struct kqn_answer_place *place,
+                                         const uint8_t *bytes, size_t len, uint32_t max)
 {
-    const uint8_t *at = bytes, *end = bytes + len;
-    uint32_t skipped = 0;
-    const uint8_t *lf;
-    while (skipped < max && at < end && (lf = memchr(at, '\n', (size_t)(end - at)))) {
-        at = lf + 1;
-        skipped++;
-    }
-    if (skipped > 0)
-        *place = (struct kqn_answer_place){0};
-    if (skipped < max) {
-        place->seen += (size_t)(end - at);
-        at = end;
-    }
-    *count = skipped;
-    return (size_t)(at - bytes);
-}
-
-size_t kqn_answer_skip(enum kqn_framing_kind framing, size_t size, struct kqn_answer_place *place, const uint8_t *bytes,
-                       size_t len, uint32_t max, uint32_t *count)
-{
-    if (framing == KQN_FRAMING_LINE)
-        return skip_lines(place, bytes, len, max, count);
-    size_t at = 0;
-    *count = 0;
-    while (at < len && *count < max) {
+    struct kqn_answers skipped = {0};
+    while (skipped.len < len && skipped.count < max) {
         bool ended;
-        size_t taken = kqn_answer_next(framing, size, place, bytes + at, len - at, &ended);
-        at += taken;
+        size_t taken = kqn_answer_next(framing, size, place, bytes + skipped.len, len - skipped.len, &ended);
+        skipped.len += taken;
         place->seen += taken;
         if (ended) {
-            (*count)++;
+            skipped.count++;
             *place = (struct kqn_answer_place){0};
         }
     }
-    return at;
+    return skipped;
 }
 
 size_t kqn_answer_content(enum kqn_framing_kind framing, const struct kqn_answer_place *place, bool ended,

@@ -5,7 +5,6 @@
 #include "core/sys.h"
 #include "load/histogram.h"
 #include "load/load.h"
-#include "load/receive.h"
 #include "load/send.h"
 
 static const int64_t back_off_min_ns = 100000000;
@@ -133,7 +132,7 @@ static void on_connected(struct kqn_driver *driver, struct kqn_load_conn *conn)
 /* Linux: the queue of a unix socket's server is full, and unlike TCP's it is not waited for. */
 static void retry_soon(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    if (driver->loop.now_ns - conn->begun_ns >= driver->load->settings.connect_timeout_ns) {
+    if (driver->loop.now_ns - conn->begun_ns >= driver->settings->connect_timeout_ns) {
         kqn_load_conn_lose(driver, conn, KQN_LOAD_TIMEOUT, 0);
         return;
     }
@@ -165,7 +164,7 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn)
     conn->state = KQN_LOAD_CONN_CONNECTING;
     conn->due_ns = conn->begun_ns + load->settings.connect_timeout_ns;
     conn->place = (struct kqn_answer_place){0};
-    conn->sent = conn->flight_head = conn->flight_count = 0;
+    conn->sent = conn->flight_head = conn->flight_tail = 0;
     conn->broken = 0;
     conn->starved = false;
     driver->connecting++;
@@ -177,7 +176,7 @@ void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn)
 
 /* SO_ERROR is taken from the socket by reading it, so an event may know of an error that the socket has forgotten.
  * macOS has been seen to report a socket as writable that was not connected yet. */
-static void on_connect_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event)
+void kqn_load_conn_on_connect_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event)
 {
     int fd = conn->socket->watch.fd;
     bool has_ended = event->flags & EV_EOF;
@@ -197,29 +196,13 @@ static void on_connect_event(struct kqn_driver *driver, struct kqn_load_conn *co
 
 /* --- What happens to it --- */
 
-bool kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn)
+void kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    int every = driver->load->settings.reconnect_every;
-    if (every == 0 || conn->in_flight > 0 || conn->sent < (uint32_t)every)
-        return false;
     bool is_over = driver->phase >= KQN_LOAD_MEASURING && !kqn_driver_sends(driver);
-    if (!is_over && !kqn_load_all_sent(driver->load)) {
-        kqn_load_conn_close(driver, conn);
-        kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
-    }
-    return true;
-}
-
-void kqn_load_conn_on_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event)
-{
-    if (event->flags & EV_ERROR)
-        kqn_load_conn_lose(driver, conn, KQN_LOAD_OTHER, (int)event->data);
-    else if (conn->state == KQN_LOAD_CONN_CONNECTING)
-        on_connect_event(driver, conn, event);
-    else if (event->filter == EVFILT_WRITE)
-        kqn_load_conn_write_on(driver, conn);
-    else
-        kqn_load_conn_receive(driver, conn, event);
+    if (is_over || kqn_load_all_sent(driver->load))
+        return;
+    kqn_load_conn_close(driver, conn);
+    kqn_driver_push(driver, KQN_LOAD_QUEUE_CONNECT, conn);
 }
 
 void kqn_load_conn_check(struct kqn_driver *driver, struct kqn_load_conn *conn)
@@ -231,8 +214,8 @@ void kqn_load_conn_check(struct kqn_driver *driver, struct kqn_load_conn *conn)
     } else if (conn->state == KQN_LOAD_CONN_CONNECTING && now_ns >= conn->due_ns) {
         kqn_load_conn_lose(driver, conn, KQN_LOAD_TIMEOUT, 0);
     } else if (conn->state == KQN_LOAD_CONN_OPEN) {
-        bool is_overdue = conn->in_flight > 0 &&
-                          now_ns - conn->flights[conn->flight_head].sent_ns >= driver->load->settings.timeout_ns;
+        bool is_overdue =
+            conn->in_flight > 0 && now_ns - conn->flights[conn->flight_head].sent_ns >= driver->settings->timeout_ns;
         if (is_overdue)
             kqn_load_conn_lose(driver, conn, KQN_LOAD_TIMEOUT, 0);
         else if (conn->starved)

@@ -32,10 +32,9 @@ struct kqn_load_conn {
     struct kqn_load_socket *socket; /* NULL while CLOSED */
     struct kqn_flight *flights;     /* a ring of depth */
     uint32_t index;
-    uint32_t flight_head; /* the oldest */
-    uint32_t flight_count;
+    uint32_t flight_head;                /* the oldest */
+    uint32_t flight_tail;                /* where the next goes */
     uint32_t in_flight;                  /* messages, of all flights */
-    uint32_t sent;                       /* messages since it was opened */
     uint32_t next[KQN_LOAD_QUEUE_COUNT]; /* in a queue, the index + 1; 0: none */
     uint32_t previous[KQN_LOAD_QUEUE_COUNT];
     struct kqn_answer_place place;
@@ -44,6 +43,7 @@ struct kqn_load_conn {
     struct kqn_buffer *owned; /* where unwritten lies, unless that is the block of messages */
     int64_t due_ns;           /* CLOSED: open it then; CONNECTING: give up then; OPEN and thinking: send then */
     int64_t begun_ns;         /* CONNECTING: since when */
+    uint32_t sent;            /* messages since it was opened */
     uint8_t queued;           /* a bit for each queue that it is in */
     uint8_t state;
     uint8_t failures; /* in a row, without an answer */
@@ -61,19 +61,31 @@ static inline bool kqn_load_conn_thinks(const struct kqn_load_conn *conn)
     return conn->queued & 1u << KQN_LOAD_QUEUE_THINK;
 }
 
+/* Whether it has had all the answers that it is to have. */
+static inline bool kqn_load_conn_is_used_up(const struct kqn_driver *driver, const struct kqn_load_conn *conn)
+{
+    uint32_t every = (uint32_t)driver->settings->reconnect_every;
+    return every > 0 && conn->in_flight == 0 && conn->sent >= every;
+}
+
+/* Behind this place in the ring of its flights. */
+static inline uint32_t kqn_load_flight_after(const struct kqn_driver *driver, uint32_t place)
+{
+    return place + 1 < (uint32_t)driver->settings->depth ? place + 1 : 0;
+}
+
 /* Step 6: begins to connect. */
 void kqn_load_conn_open(struct kqn_driver *driver, struct kqn_load_conn *conn);
 
-/* An event of its socket. */
-void kqn_load_conn_on_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event);
+/* An event of its socket while it is CONNECTING. */
+void kqn_load_conn_on_connect_event(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event);
 
 /* The connection has failed, or could not be had: counts what that cost, and opens it again later. */
 void kqn_load_conn_lose(struct kqn_driver *driver, struct kqn_load_conn *conn, enum kqn_load_error kind, int error);
 void kqn_load_conn_lose_by_errno(struct kqn_driver *driver, struct kqn_load_conn *conn, int error);
 
-/* The connection has had all the answers that it is to have: opens it anew, unless the run sends no more. False: it has
- * not. */
-bool kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn);
+/* The connection is used up: opens it anew, unless the run sends no more. */
+void kqn_load_conn_renew(struct kqn_driver *driver, struct kqn_load_conn *conn);
 
 /* Step 4: looks at its deadline. */
 void kqn_load_conn_check(struct kqn_driver *driver, struct kqn_load_conn *conn);

@@ -6,6 +6,7 @@
 #include "core/sys.h"
 #include "load/conn.h"
 #include "load/load.h"
+#include "load/receive.h"
 #include "load/send.h"
 
 static const int64_t stop_patience_ns = 1000000000; /* for what is in flight when a run is stopped */
@@ -14,7 +15,11 @@ int kqn_driver_open(struct kqn_driver *driver, struct kqn_load *load, int index)
 {
     uint32_t all = (uint32_t)load->settings.connections;
     uint32_t loops = (uint32_t)load->driver_count;
-    *driver = (struct kqn_driver){.load = load, .index = index, .phase_end_ns = INT64_MAX};
+    *driver = (struct kqn_driver){.load = load, .settings = &load->settings, .index = index};
+    driver->is_open_loop = load->settings.rate > 0;
+    driver->compares = load->settings.expect != NULL;
+    driver->phase_end_ns = INT64_MAX;
+    driver->sends_until_ns = INT64_MIN;
     driver->conn_count = all / loops + ((uint32_t)index < all % loops);
     size_t flight_count = (size_t)driver->conn_count * (size_t)load->settings.depth;
     size_t conns_size = driver->conn_count * sizeof(*driver->conns);
@@ -202,7 +207,9 @@ static void send_thought(struct kqn_driver *driver)
         if (conn->due_ns > driver->loop.now_ns)
             return;
         kqn_driver_pop(driver, KQN_LOAD_QUEUE_THINK);
-        if (!kqn_load_conn_renew(driver, conn)) {
+        if (kqn_load_conn_is_used_up(driver, conn)) {
+            kqn_load_conn_renew(driver, conn);
+        } else {
             note_lateness(driver, conn->due_ns);
             kqn_load_conn_fill(driver, conn);
         }
@@ -212,7 +219,7 @@ static void send_thought(struct kqn_driver *driver)
 
 static void send_due(struct kqn_driver *driver)
 {
-    if (kqn_driver_is_open_loop(driver)) {
+    if (driver->is_open_loop) {
         send_scheduled(driver);
     } else {
         send_thought(driver);
@@ -228,15 +235,22 @@ static void on_event(struct kqn_loop *loop, struct kqn_watch *watch, const struc
     struct kqn_load_conn *conn = ((struct kqn_load_socket *)(void *)watch)->conn;
     if (!conn)
         return;
-    kqn_load_conn_on_event(driver, conn, event);
+    if (event->flags & EV_ERROR)
+        kqn_load_conn_lose(driver, conn, KQN_LOAD_OTHER, (int)event->data);
+    else if (conn->state == KQN_LOAD_CONN_CONNECTING)
+        kqn_load_conn_on_connect_event(driver, conn, event);
+    else if (event->filter == EVFILT_WRITE)
+        kqn_load_conn_write_on(driver, conn);
+    else
+        kqn_load_conn_receive(driver, conn, event);
     /* A turn of many events must not hold up the schedule. */
-    if (kqn_driver_is_open_loop(driver) && driver->schedule.next_ns <= driver->loop.now_ns)
+    if (driver->is_open_loop && driver->schedule.next_ns <= driver->loop.now_ns)
         send_scheduled(driver);
 }
 
 static int64_t sweep_period_ns(const struct kqn_driver *driver)
 {
-    const struct kqn_load_settings *settings = &driver->load->settings;
+    const struct kqn_load_settings *settings = driver->settings;
     int64_t shortest_ns = settings->timeout_ns;
     if (settings->connect_timeout_ns < shortest_ns)
         shortest_ns = settings->connect_timeout_ns;
@@ -267,7 +281,7 @@ static void sweep(struct kqn_driver *driver)
 /* Whether the next connection may be opened now. With a connect rate, that and nothing else decides. */
 static bool may_connect(struct kqn_driver *driver)
 {
-    const struct kqn_load_settings *settings = &driver->load->settings;
+    const struct kqn_load_settings *settings = driver->settings;
     if (driver->phase > KQN_LOAD_MEASURING || !kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT))
         return false;
     if (settings->connect_rate <= 0)
@@ -297,6 +311,7 @@ static void open_connections(struct kqn_driver *driver)
 static void enter(struct kqn_driver *driver, enum kqn_load_phase phase)
 {
     driver->phase = phase;
+    driver->sends_until_ns = INT64_MIN;
     driver->has_passed = false;
     atomic_store(&driver->phase_shown, (int)phase);
 }
@@ -313,10 +328,11 @@ static int64_t pass(struct kqn_driver *driver)
 /* A phase in which messages are sent begins: all connections are ready. */
 static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, int64_t start_ns, int64_t end_ns)
 {
-    const struct kqn_load_settings *settings = &driver->load->settings;
+    const struct kqn_load_settings *settings = driver->settings;
     enter(driver, phase);
-    driver->phase_end_ns = end_ns;
-    if (settings->rate > 0)
+    driver->phase_end_ns = driver->sends_until_ns = end_ns;
+    driver->counts_down = phase == KQN_LOAD_MEASURING && settings->max_messages > 0;
+    if (driver->is_open_loop)
         kqn_schedule_start(&driver->schedule, start_ns, settings->rate, settings->poisson, driver->index,
                            driver->load->driver_count);
     for (uint32_t i = 0; i < driver->conn_count; i++) {
@@ -329,7 +345,7 @@ static void begin_sending(struct kqn_driver *driver, enum kqn_load_phase phase, 
 
 static void begin_measuring(struct kqn_driver *driver, int64_t start_ns)
 {
-    int64_t duration_ns = driver->load->settings.duration_ns;
+    int64_t duration_ns = driver->settings->duration_ns;
     kqn_tally_begin(&driver->tally, start_ns);
     driver->begun_ns = driver->last_end_ns = start_ns;
     driver->begun_cpu_ns = kqn_sys_thread_cpu_ns();
@@ -344,7 +360,7 @@ static void end_measuring(struct kqn_driver *driver)
     if (length_ns > 0)
         totals->busiest_share = (double)(kqn_sys_thread_cpu_ns() - driver->begun_cpu_ns) / (double)length_ns;
     driver->ended_by_count = kqn_load_all_sent(driver->load);
-    if (kqn_driver_is_open_loop(driver) && !driver->ended_by_count) {
+    if (driver->is_open_loop && !driver->ended_by_count) {
         totals->unsent = kqn_schedule_count_until(&driver->schedule, driver->phase_end_ns);
         /* What was due before the last time that there was no room has waited for the server. */
         totals->unsent_own = driver->schedule.next_ns < driver->blocked_ns ? 0 : totals->unsent;
@@ -448,12 +464,12 @@ static int64_t next_turn_ns(struct kqn_driver *driver)
     int64_t due_ns = earlier(now_ns + KQN_LOAD_TICK_NS, driver->tally.interval_end_ns);
     if (may_connect(driver))
         return now_ns;
-    if (driver->load->settings.connect_rate > 0 && kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT))
+    if (driver->settings->connect_rate > 0 && kqn_driver_first(driver, KQN_LOAD_QUEUE_CONNECT))
         due_ns = earlier(due_ns, driver->connect_due_ns);
     if (!kqn_driver_sends(driver))
         return due_ns;
     due_ns = earlier(due_ns, driver->phase_end_ns);
-    if (kqn_driver_is_open_loop(driver))
+    if (driver->is_open_loop)
         return kqn_driver_first(driver, KQN_LOAD_QUEUE_READY) ? earlier(due_ns, driver->schedule.next_ns) : due_ns;
     const struct kqn_load_conn *thinking = kqn_driver_first(driver, KQN_LOAD_QUEUE_THINK);
     if (thinking)
@@ -464,7 +480,7 @@ static int64_t next_turn_ns(struct kqn_driver *driver)
 static int turn(struct kqn_driver *driver)
 {
     /* The clock is as old as the last event: a closed loop has no deadline that is so near. */
-    if (kqn_driver_is_open_loop(driver))
+    if (driver->is_open_loop)
         kqn_loop_read_clock(&driver->loop);
     int64_t due_ns = next_turn_ns(driver);
     int64_t wait_ns = due_ns - driver->loop.now_ns;

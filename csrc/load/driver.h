@@ -37,9 +37,14 @@ enum kqn_load_queue {       /* of connections, first in, first out; each at most
 struct kqn_driver {
     struct kqn_loop loop; /* first: the loop's handler finds its driver */
     struct kqn_load *load;
+    const struct kqn_load_settings *settings; /* the load's */
+    bool is_open_loop;                        /* messages go by a schedule */
+    bool compares;                            /* answers, with what is expected */
+    bool counts_down;                         /* messages of this phase come out of the run's count */
     int index;
     enum kqn_load_phase phase;
-    int64_t phase_end_ns; /* WARMING and MEASURING: nothing is sent from then on; INT64_MAX: no such time */
+    int64_t phase_end_ns;   /* WARMING and MEASURING: nothing is sent from then on; INT64_MAX: no such time */
+    int64_t sends_until_ns; /* the same, and INT64_MIN in the other phases */
     struct kqn_load_conn *conns;
     uint32_t conn_count;
     struct kqn_flight *flights;           /* depth of them for each connection */
@@ -80,16 +85,10 @@ void kqn_driver_close(struct kqn_driver *driver);
 /* Runs to the end of the run. 0 or -errno. */
 int kqn_driver_run(struct kqn_driver *driver);
 
-static inline bool kqn_driver_is_open_loop(const struct kqn_driver *driver)
-{
-    return driver->schedule.interval_ns > 0;
-}
-
 /* Whether messages are exchanged for good or to warm up, and the end of that has not come. */
 static inline bool kqn_driver_sends(const struct kqn_driver *driver)
 {
-    return (driver->phase == KQN_LOAD_WARMING || driver->phase == KQN_LOAD_MEASURING) &&
-           driver->loop.now_ns < driver->phase_end_ns;
+    return driver->loop.now_ns < driver->sends_until_ns;
 }
 
 /* Open loop: the next message of the schedule goes now; returns when it was due. */

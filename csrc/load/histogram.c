@@ -13,12 +13,10 @@ int64_t kqn_histogram_upper_ns(uint32_t index)
     return (int64_t)(((within + 1) << shift) - 1);
 }
 
-void kqn_histogram_record_many(struct kqn_histogram *histogram, int64_t duration_ns, uint64_t times)
+void kqn_histogram_record_many(struct kqn_histogram *histogram, int64_t duration_ns, uint32_t times)
 {
-    if (duration_ns < 0)
-        duration_ns = 0;
-    if (duration_ns > kqn_histogram_max_ns)
-        duration_ns = kqn_histogram_max_ns;
+    if ((uint64_t)duration_ns > (uint64_t)kqn_histogram_max_ns) /* or below 0 */
+        duration_ns = duration_ns < 0 ? 0 : kqn_histogram_max_ns;
     if (duration_ns < histogram->min_ns || histogram->total == 0)
         histogram->min_ns = duration_ns;
     if (duration_ns > histogram->max_ns)

@@ -27,7 +27,7 @@ static inline uint32_t kqn_histogram_index(uint64_t duration_ns)
 int64_t kqn_histogram_upper_ns(uint32_t index);
 
 /* Records the same duration so many times. */
-void kqn_histogram_record_many(struct kqn_histogram *histogram, int64_t duration_ns, uint64_t times);
+void kqn_histogram_record_many(struct kqn_histogram *histogram, int64_t duration_ns, uint32_t times);
 
 /* Empties it, at the cost of what was in it. */
 void kqn_histogram_clear(struct kqn_histogram *histogram);

@@ -28,18 +28,9 @@ int64_t kqn_load_passed_ns(struct kqn_load *load, enum kqn_load_phase phase)
     return atomic_load(&load->passed_ns[phase]);
 }
 
-uint32_t kqn_load_take_messages(struct kqn_load *load, uint32_t wanted)
-{
-    if (load->settings.max_messages == 0)
-        return wanted;
-    int64_t left = atomic_fetch_sub(&load->messages_left, wanted);
-    return left >= (int64_t)wanted ? wanted : left > 0 ? (uint32_t)left : 0;
-}
-
 void kqn_load_give_messages_back(struct kqn_load *load, uint32_t count)
 {
-    if (load->settings.max_messages > 0)
-        atomic_fetch_add(&load->messages_left, count);
+    atomic_fetch_add(&load->messages_left, count);
 }
 
 bool kqn_load_all_sent(struct kqn_load *load)
@@ -122,7 +113,6 @@ int kqn_load_open(struct kqn_load **out, const struct kqn_load_settings *setting
         return -ENOMEM;
     memset(load, 0, sizeof(*load));
     load->settings = *settings;
-    load->compares = settings->expect != NULL;
     load->messages_left = settings->max_messages;
     int rc = open_parts(load, settings);
     if (rc < 0) {

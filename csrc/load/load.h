@@ -22,7 +22,6 @@ struct kqn_load {
     struct kqn_endpoint *sources; /* settings.source_count of them */
     struct kqn_messages messages;
     struct kqn_template expect;
-    bool compares; /* there is an expect */
     unsigned fork_generation;
 
     struct kqn_driver *drivers;
@@ -52,8 +51,12 @@ void kqn_load_pass(struct kqn_load *load, enum kqn_load_phase phase, int64_t now
 /* When all loops were done with it; 0: not all are. */
 int64_t kqn_load_passed_ns(struct kqn_load *load, enum kqn_load_phase phase);
 
-/* Takes up to so many messages out of what the run may still send; returns how many. */
-uint32_t kqn_load_take_messages(struct kqn_load *load, uint32_t wanted);
+/* Of a run with a limit: takes up to so many messages out of what it may still send; returns how many. */
+static inline uint32_t kqn_load_take_messages(struct kqn_load *load, uint32_t wanted)
+{
+    int64_t left = atomic_fetch_sub(&load->messages_left, wanted);
+    return left >= (int64_t)wanted ? wanted : left > 0 ? (uint32_t)left : 0;
+}
 
 /* Takes back what could not be sent after all. */
 void kqn_load_give_messages_back(struct kqn_load *load, uint32_t count);

@@ -63,6 +63,7 @@ int kqn_messages_open(struct kqn_messages *messages, const struct kqn_load_setti
 {
     *messages = (struct kqn_messages){.framing = settings->framing, .body_pad = settings->body_pad};
     messages->has_fields = !settings->bodies;
+    messages->slot_count = UINT32_MAX;
     size_t error_at;
     int rc = messages->has_fields
                  ? kqn_template_compile(&messages->template, KQN_TEMPLATE_MESSAGE, settings->message_template,

@@ -11,9 +11,9 @@
 struct kqn_messages {
     enum kqn_framing_kind framing;
     uint8_t *block;
-    size_t *ends; /* ends[i]: where slot i begins in the block; one more: where the last one ends */
-    uint32_t slot_count;
-    bool has_fields; /* then there is no block */
+    size_t *ends;        /* ends[i]: where slot i begins in the block; one more: where the last one ends */
+    uint32_t slot_count; /* without a block as many as there can be: it has no end */
+    bool has_fields;     /* then there is no block */
     struct kqn_template template;
     size_t body_pad;
 };

@@ -8,7 +8,7 @@
 #include "load/send.h"
 
 /* Messages of one flight have been answered as they should be. */
-static void record(struct kqn_driver *driver, const struct kqn_flight *flight, uint32_t count)
+static inline void record(struct kqn_driver *driver, const struct kqn_flight *flight, uint32_t count)
 {
     struct kqn_tally *tally = &driver->tally;
     int64_t now_ns = driver->loop.now_ns;
@@ -17,35 +17,33 @@ static void record(struct kqn_driver *driver, const struct kqn_flight *flight, u
         return;
     }
     tally->totals.messages += count;
-    tally->totals.in_time += now_ns <= driver->phase_end_ns ? count : 0;
+    if (now_ns <= driver->phase_end_ns)
+        tally->totals.in_time += count;
     tally->interval.messages += count;
     kqn_histogram_record_many(tally->of_interval, now_ns - flight->intended_ns, count);
-    if (kqn_driver_is_open_loop(driver))
+    if (driver->is_open_loop)
         kqn_histogram_record_many(tally->service, now_ns - flight->sent_ns, count);
 }
 
-/* The oldest messages in flight, so many of them, have got their answers. */
-static void land(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, bool are_good)
+/* The oldest messages in flight, so many of them (at least one), have got their answers. */
+static inline void land(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, bool are_good)
 {
-    uint32_t depth = (uint32_t)driver->load->settings.depth;
     conn->in_flight -= count;
     driver->in_flight -= count;
     driver->last_end_ns = driver->loop.now_ns;
-    while (count > 0) {
+    if (are_good)
+        conn->failures = 0;
+    do {
         struct kqn_flight *flight = &conn->flights[conn->flight_head];
         uint32_t landed = flight->count < count ? flight->count : count;
         if (are_good)
             record(driver, flight, landed);
-        flight->count -= landed;
         flight->number += landed;
+        flight->count -= landed;
+        if (flight->count == 0)
+            conn->flight_head = kqn_load_flight_after(driver, conn->flight_head);
         count -= landed;
-        if (flight->count == 0) {
-            conn->flight_head = conn->flight_head + 1 < depth ? conn->flight_head + 1 : 0;
-            conn->flight_count--;
-        }
-    }
-    if (are_good)
-        conn->failures = 0;
+    } while (count > 0);
 }
 
 /* An answer is complete, or is known to be wrong. */
@@ -62,7 +60,7 @@ static void on_judged(struct kqn_driver *driver, struct kqn_load_conn *conn)
 /* What the oldest message in flight must be answered with. False: there is none, or no memory to say it. */
 static bool expect(struct kqn_driver *driver, const struct kqn_load_conn *conn, struct kqn_expectation *out)
 {
-    if (conn->in_flight == 0 || !driver->load->compares)
+    if (conn->in_flight == 0 || !driver->compares)
         return false;
     uint64_t number = conn->flights[conn->flight_head].number;
     const struct kqn_messages *messages = &driver->load->messages;
@@ -76,7 +74,7 @@ static bool expect(struct kqn_driver *driver, const struct kqn_load_conn *conn, 
 static void judge(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kqn_expectation *expected,
                   const uint8_t *bytes, size_t len, bool ended)
 {
-    enum kqn_framing_kind framing = driver->load->settings.framing;
+    enum kqn_framing_kind framing = driver->settings->framing;
     if (expected)
         kqn_answer_compare(framing, expected, &conn->place, bytes, len, ended);
     else if (conn->in_flight == 0)
@@ -93,7 +91,7 @@ static void judge(struct kqn_driver *driver, struct kqn_load_conn *conn, const s
 /* Bytes of one answer, which are compared, or which nobody has asked for; returns how many. */
 static size_t take_judged(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
 {
-    const struct kqn_load_settings *settings = &driver->load->settings;
+    const struct kqn_load_settings *settings = driver->settings;
     bool is_stream = settings->framing == KQN_FRAMING_STREAM;
     struct kqn_expectation expected;
     bool has_expected = expect(driver, conn, &expected);
@@ -113,30 +111,48 @@ static size_t take_judged(struct kqn_driver *driver, struct kqn_load_conn *conn,
     return taken;
 }
 
-static void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
+/* Answers that are compared, or that nobody has asked for; they may cost the connection. */
+__attribute__((noinline)) /* what it hands out for others to fill would cost each event the stack's protection */
+static void
+judge_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
 {
-    const struct kqn_load *load = driver->load;
     while (len > 0 && conn->state == KQN_LOAD_CONN_OPEN) {
-        size_t taken;
-        if (load->compares || conn->in_flight == 0) {
-            taken = take_judged(driver, conn, bytes, len);
-        } else {
-            uint32_t count;
-            taken = kqn_answer_skip(load->settings.framing, load->settings.reply_size, &conn->place, bytes, len,
-                                    conn->in_flight, &count);
-            if (count > 0)
-                land(driver, conn, count, true);
-        }
+        size_t taken = take_judged(driver, conn, bytes, len);
         bytes += taken;
         len -= taken;
     }
 }
 
+/* Answers that are only counted: those of all messages in flight, so that nobody has asked for what is left over. Returns
+ * how many bytes they were. */
+static inline size_t count_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes,
+                                   size_t len)
+{
+    const struct kqn_load_settings *settings = driver->settings;
+    uint32_t count;
+    size_t taken =
+        kqn_answer_skip(settings->framing, settings->reply_size, &conn->place, bytes, len, conn->in_flight, &count);
+    if (count > 0)
+        land(driver, conn, count, true);
+    return taken;
+}
+
+static inline void take_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
+{
+    const uint8_t *end = bytes + len;
+    if (!driver->compares && conn->in_flight > 0)
+        bytes += count_answers(driver, conn, bytes, len);
+    if (bytes < end)
+        judge_answers(driver, conn, bytes, (size_t)(end - bytes));
+}
+
 static void after_answers(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
-    int64_t think_ns = driver->load->settings.think_ns;
+    int64_t think_ns = driver->settings->think_ns;
     if (think_ns == 0) {
-        if (!kqn_load_conn_renew(driver, conn))
+        if (kqn_load_conn_is_used_up(driver, conn))
+            kqn_load_conn_renew(driver, conn);
+        else
             kqn_load_conn_go_on(driver, conn);
     } else if (conn->in_flight == 0 && !kqn_load_conn_thinks(conn)) {
         conn->due_ns = driver->loop.now_ns + think_ns;
@@ -144,25 +160,32 @@ static void after_answers(struct kqn_driver *driver, struct kqn_load_conn *conn)
     }
 }
 
+/* There was nothing to read: the connection has ended, or failed, or the event came to nothing. */
+static void on_no_answer(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event, int error)
+{
+    if (error == EAGAIN || error == EINTR)
+        return;
+    if (error == 0 && event->flags & EV_EOF)
+        error = (int)event->fflags;
+    if (error == 0)
+        error = conn->broken; /* Linux: a write that failed took the socket's error */
+    if (error != 0)
+        kqn_load_conn_lose_by_errno(driver, conn, error);
+    else
+        kqn_load_conn_lose(driver, conn, KQN_LOAD_CLOSED, 0);
+}
+
 /* One read an event; EV_EOF only means that the end will be read some time. */
 void kqn_load_conn_receive(struct kqn_driver *driver, struct kqn_load_conn *conn, const struct kevent *event)
 {
     ssize_t n = kqn_sys_read(conn->socket->watch.fd, driver->input, KQN_LOAD_INPUT_BYTES);
     kqn_loop_read_clock(&driver->loop);
-    if (n > 0) {
-        driver->tally.totals.bytes_received += (uint64_t)n;
-        take_answers(driver, conn, driver->input, (size_t)n);
-        if (conn->state == KQN_LOAD_CONN_OPEN)
-            after_answers(driver, conn);
-    } else if (n == 0) {
-        int error = event->flags & EV_EOF ? (int)event->fflags : 0;
-        if (error == 0)
-            error = conn->broken; /* Linux: a write that failed took the socket's error */
-        if (error != 0)
-            kqn_load_conn_lose_by_errno(driver, conn, error);
-        else
-            kqn_load_conn_lose(driver, conn, KQN_LOAD_CLOSED, 0);
-    } else if (n != -EAGAIN && n != -EINTR) {
-        kqn_load_conn_lose_by_errno(driver, conn, (int)-n);
+    if (n <= 0) {
+        on_no_answer(driver, conn, event, (int)-n);
+        return;
     }
+    driver->tally.totals.bytes_received += (uint64_t)n;
+    take_answers(driver, conn, driver->input, (size_t)n);
+    if (conn->state == KQN_LOAD_CONN_OPEN)
+        after_answers(driver, conn);
 }

@@ -5,95 +5,74 @@
 #include "core/sys.h"
 #include "load/load.h"
 
-uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn)
-{
-    const struct kqn_load_settings *settings = &driver->load->settings;
-    if (conn->state != KQN_LOAD_CONN_OPEN || conn->broken || kqn_load_conn_thinks(conn) || conn->unwritten_len > 0)
-        return 0;
-    uint32_t room = (uint32_t)settings->depth - conn->in_flight;
-    uint32_t left = settings->reconnect_every > 0 ? (uint32_t)settings->reconnect_every - conn->sent : room;
-    return left < room ? left : room;
-}
-
 void kqn_load_conn_offer(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
     if (kqn_driver_sends(driver) && kqn_load_conn_room(driver, conn) > 0)
         kqn_driver_push(driver, KQN_LOAD_QUEUE_READY, conn);
 }
 
-/* Writes what is unwritten, and waits for room for the rest. ENOBUFS and ENOMEM (macOS and the BSDs) are a kernel short
- * of memory while the socket stays writable; ENOTCONN (macOS) is a connection that is not quite there yet. Any other
- * error ends the sending alone: answers that came before it are still to be read, and the end is found behind them. */
-static void write_some(struct kqn_driver *driver, struct kqn_load_conn *conn)
+/* How many of these bytes are done with after a write that failed. ENOBUFS and ENOMEM (macOS and the BSDs) are a kernel
+ * short of memory while the socket stays writable; ENOTCONN (macOS) is a connection that is not quite there yet. Any
+ * other error ends the sending alone: answers that came before it are still to be read, and the end is found behind
+ * them. */
+__attribute__((noinline)) /* seldom called, it would take registers from what is not */
+static size_t
+on_write_error(struct kqn_load_conn *conn, int error, size_t len)
 {
-    ssize_t n = kqn_sys_write(conn->socket->watch.fd, conn->unwritten, conn->unwritten_len);
-    conn->starved = n == -ENOBUFS || n == -ENOMEM;
-    bool must_wait = n == -EAGAIN || n == -EINTR || n == -ENOTCONN || conn->starved;
-    conn->broken = n < 0 && !must_wait ? (int)-n : 0;
-    if (n > 0)
-        driver->tally.totals.bytes_sent += (uint64_t)n;
-    size_t done = conn->broken ? conn->unwritten_len : n < 0 ? 0 : (size_t)n;
-    conn->unwritten += done;
-    conn->unwritten_len -= done;
-    if (conn->unwritten_len == 0 && conn->owned) {
+    conn->starved = error == ENOBUFS || error == ENOMEM;
+    if (error == EAGAIN || error == EINTR || error == ENOTCONN || conn->starved)
+        return 0;
+    conn->broken = error;
+    return len;
+}
+
+/* Writes these bytes, and waits for room for the rest. */
+static inline void write_some(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes, size_t len)
+{
+    struct kqn_watch *watch = &conn->socket->watch;
+    ssize_t n = kqn_sys_write(watch->fd, bytes, len);
+    size_t done = (size_t)n;
+    unsigned wanted = KQN_WANT_READ;
+    if (n < 0)
+        done = on_write_error(conn, (int)-n, len);
+    else
+        driver->tally.totals.bytes_sent += done;
+    conn->unwritten_len = len - done;
+    if (conn->unwritten_len > 0) {
+        conn->unwritten = bytes + done;
+        wanted |= conn->starved ? 0 : KQN_WANT_WRITE;
+    } else if (conn->owned) {
         kqn_pool_give(&driver->loop.pool, conn->owned);
         conn->owned = NULL;
     }
-    bool wants_write = conn->unwritten_len > 0 && !conn->starved;
-    kqn_loop_want(&driver->loop, &conn->socket->watch, KQN_WANT_READ | (wants_write ? KQN_WANT_WRITE : 0));
-}
-
-/* Makes messages with fields, those with the next numbers; returns how many. */
-static uint32_t make_messages(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
-{
-    struct kqn_buffer **out = &driver->output;
-    uint32_t made = 0;
-    for (; made < count; made++) {
-        size_t end = *out ? (*out)->end : 0;
-        uint64_t number = kqn_load_number_shown(driver, driver->sent_count + made);
-        if (kqn_messages_make(&driver->load->messages, number, conn->index, &driver->loop.pool, out) < 0) {
-            if (*out)
-                (*out)->end = (uint32_t)end; /* nothing of the one that there was no memory for */
-            break;
-        }
-    }
-    if (made > 0) {
-        conn->owned = *out;
-        conn->unwritten = (*out)->bytes + (*out)->begin;
-        conn->unwritten_len = kqn_buffer_len(*out);
-        *out = NULL;
-    }
-    return made;
-}
-
-static uint32_t take_from_block(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
-{
-    const struct kqn_messages *messages = &driver->load->messages;
-    conn->unwritten = kqn_messages_span(messages, driver->next_slot, count, &conn->unwritten_len);
-    driver->next_slot += count;
-    if (driver->next_slot == messages->slot_count)
-        driver->next_slot = 0;
-    return count;
+    if (wanted != watch->wanted)
+        kqn_loop_want(&driver->loop, watch, wanted);
 }
 
 /* Messages that were meant to go at the same time are one flight. */
-static void add_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count, int64_t intended_ns)
+static inline void add_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count,
+                              int64_t intended_ns)
 {
-    uint32_t depth = (uint32_t)driver->load->settings.depth;
-    uint32_t at = conn->flight_head + conn->flight_count++;
-    conn->flights[at < depth ? at : at - depth] = (struct kqn_flight){
+    conn->flights[conn->flight_tail] = (struct kqn_flight){
         .number = driver->sent_count, .intended_ns = intended_ns, .sent_ns = driver->loop.now_ns, .count = count};
+    conn->flight_tail = kqn_load_flight_after(driver, conn->flight_tail);
     driver->sent_count += count;
 }
 
-static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+__attribute__((noinline)) /* its registers would cost every message of a closed loop */
+static void
+add_scheduled(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
-    if (!kqn_driver_is_open_loop(driver)) {
+    for (uint32_t i = 0; i < count; i++)
+        add_flight(driver, conn, 1, kqn_driver_take_scheduled(driver));
+}
+
+static inline void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+{
+    if (driver->is_open_loop)
+        add_scheduled(driver, conn, count);
+    else
         add_flight(driver, conn, count, driver->loop.now_ns);
-    } else {
-        for (uint32_t i = 0; i < count; i++)
-            add_flight(driver, conn, 1, kqn_driver_take_scheduled(driver));
-    }
     conn->in_flight += count;
     conn->sent += count;
     driver->in_flight += count;
@@ -103,28 +82,72 @@ static void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn *conn,
     }
 }
 
-uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+/* Messages from the block, so many that it has them in one piece. */
+static inline void send_from_block(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+{
+    const struct kqn_messages *messages = &driver->load->messages;
+    size_t len;
+    const uint8_t *bytes = kqn_messages_span(messages, driver->next_slot, count, &len);
+    driver->next_slot += count;
+    if (driver->next_slot == messages->slot_count)
+        driver->next_slot = 0;
+    put_in_flight(driver, conn, count);
+    write_some(driver, conn, bytes, len);
+}
+
+/* Makes messages with fields, those with the next numbers, behind one another; returns how many there was memory for. */
+static uint32_t make_messages(struct kqn_driver *driver, uint32_t conn_index, uint32_t count)
+{
+    struct kqn_buffer **out = &driver->output;
+    for (uint32_t made = 0; made < count; made++) {
+        size_t end = *out ? (*out)->end : 0;
+        uint64_t number = kqn_load_number_shown(driver, driver->sent_count + made);
+        if (kqn_messages_make(&driver->load->messages, number, conn_index, &driver->loop.pool, out) < 0) {
+            if (*out)
+                (*out)->end = (uint32_t)end; /* nothing of the one that there was no memory for */
+            return made;
+        }
+    }
+    return count;
+}
+
+/* Messages with fields; returns how many, or has lost the connection without memory for a single one. */
+__attribute__((noinline)) /* its registers would cost every message of a block */
+static uint32_t
+send_made(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+{
+    uint32_t made = make_messages(driver, conn->index, count);
+    if (driver->counts_down && made < count)
+        kqn_load_give_messages_back(driver->load, count - made);
+    if (made == 0) {
+        kqn_load_conn_lose(driver, conn, KQN_LOAD_OTHER, ENOMEM);
+        return 0;
+    }
+    conn->owned = driver->output;
+    driver->output = NULL;
+    put_in_flight(driver, conn, made);
+    write_some(driver, conn, conn->owned->bytes + conn->owned->begin, kqn_buffer_len(conn->owned));
+    return made;
+}
+
+/* As kqn_load_conn_send(). */
+static inline uint32_t send_piece(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
     struct kqn_load *load = driver->load;
-    bool is_counted = driver->phase == KQN_LOAD_MEASURING;
-    /* Messages of the block go out in one piece, up to its end. */
-    if (!load->messages.has_fields && count > load->messages.slot_count - driver->next_slot)
-        count = load->messages.slot_count - driver->next_slot;
-    if (is_counted)
-        count = kqn_load_take_messages(load, count);
-    if (count == 0)
+    uint32_t slots_left = load->messages.slot_count - driver->next_slot;
+    if (count > slots_left)
+        count = slots_left;
+    if (driver->counts_down && (count = kqn_load_take_messages(load, count)) == 0)
         return 0;
-    uint32_t made =
-        load->messages.has_fields ? make_messages(driver, conn, count) : take_from_block(driver, conn, count);
-    if (is_counted && made < count)
-        kqn_load_give_messages_back(load, count - made);
-    if (made > 0) {
-        put_in_flight(driver, conn, made);
-        write_some(driver, conn);
-    } else {
-        kqn_load_conn_lose(driver, conn, KQN_LOAD_OTHER, ENOMEM);
-    }
-    return made;
+    if (load->messages.has_fields)
+        return send_made(driver, conn, count);
+    send_from_block(driver, conn, count);
+    return count;
+}
+
+uint32_t kqn_load_conn_send(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
+{
+    return send_piece(driver, conn, count);
 }
 
 void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
@@ -132,23 +155,15 @@ void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
     uint32_t room, sent;
     do {
         room = kqn_driver_sends(driver) ? kqn_load_conn_room(driver, conn) : 0;
-        sent = room > 0 ? kqn_load_conn_send(driver, conn, room) : 0;
+        sent = room > 0 ? send_piece(driver, conn, room) : 0;
     } while (sent > 0 && sent < room); /* the block of messages had its end there */
-}
-
-/* Sends what comes next after something has happened. */
-void kqn_load_conn_go_on(struct kqn_driver *driver, struct kqn_load_conn *conn)
-{
-    if (kqn_driver_is_open_loop(driver))
-        kqn_load_conn_offer(driver, conn);
-    else
-        kqn_load_conn_fill(driver, conn);
 }
 
 void kqn_load_conn_write_on(struct kqn_driver *driver, struct kqn_load_conn *conn)
 {
     if (conn->unwritten_len == 0)
         return;
-    write_some(driver, conn);
+    conn->starved = false;
+    write_some(driver, conn, conn->unwritten, conn->unwritten_len);
     kqn_load_conn_go_on(driver, conn);
 }

@@ -4,7 +4,14 @@
 #include "load/conn.h"
 
 /* How many messages it may send now. */
-uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn);
+static inline uint32_t kqn_load_conn_room(const struct kqn_driver *driver, const struct kqn_load_conn *conn)
+{
+    if (conn->state != KQN_LOAD_CONN_OPEN || conn->broken || kqn_load_conn_thinks(conn) || conn->unwritten_len > 0)
+        return 0;
+    uint32_t room = (uint32_t)driver->settings->depth - conn->in_flight;
+    uint32_t every = (uint32_t)driver->settings->reconnect_every;
+    return every > 0 && every - conn->sent < room ? every - conn->sent : room;
+}
 
 /* Sends up to so many messages, which there is room for, in one write; returns how many. In an open loop they are the
  * next of the schedule, which moves on; in a closed loop they are meant to go now. */
@@ -17,7 +24,13 @@ void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn);
 void kqn_load_conn_offer(struct kqn_driver *driver, struct kqn_load_conn *conn);
 
 /* Sends what comes next, after something has happened that makes room. */
-void kqn_load_conn_go_on(struct kqn_driver *driver, struct kqn_load_conn *conn);
+static inline void kqn_load_conn_go_on(struct kqn_driver *driver, struct kqn_load_conn *conn)
+{
+    if (driver->is_open_loop)
+        kqn_load_conn_offer(driver, conn);
+    else
+        kqn_load_conn_fill(driver, conn);
+}
 
 /* Writes on what the socket did not take. */
 void kqn_load_conn_write_on(struct kqn_driver *driver, struct kqn_load_conn *conn);
