@@ -30,12 +30,13 @@ class Outcome:
         return [this / that for this, that in pairs if that > 0]
 
     def noise(self) -> float:
-        """By what factor the control was off the server that it repeats, at worst; 1 without one."""
+        """By what factor the control was off the server that it repeats, by the median; 1 without one."""
         factors = [1.0]
         for control in self.rounds:
             if control.endswith(" again"):
                 ratios = self.ratios(control, control.removesuffix(" again"))
-                factors += [max(ratio, 1 / ratio) for ratio in ratios if ratio > 0]
+                off = [max(ratio, 1 / ratio) for ratio in ratios if ratio > 0]
+                factors += [statistics.median(off)] if off else []
         return max(factors)
 
 

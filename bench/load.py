@@ -49,7 +49,8 @@ def scenarios() -> tuple[Scenario, ...]:
         kind="load",
         figure="client_us",
         mode="http",
-        note="The client's processor time for a message is one by the messages that one core of it can exchange.",
+        note="The client's processor time for a message is one by the messages that one core of it can exchange. wrk "
+        "parses each response, and kqnative load counts its bytes.",
     )
     return (*depths, http)
 

@@ -8,7 +8,8 @@ TABLE_BYTES = 32  # of one descriptor in each loop's table, where kevent() is ou
 MOST_GROWTH = 5  # a message's bytes, in the block that it lies in and the one that it grew out of
 LOOP_BYTES = 2 << 20  # its journal and inbox, answers on their way, and blocks kept for the next who needs one
 EVENT_BYTES = 64  # each of a batch, and the change beside it
-HOOK_BYTES = 2 << 20  # a loop's messages on their way to a hook, and blocks kept likewise
+# A loop's messages on their way to a hook, the blocks that are kept for them, and a list of them.
+HOOK_BYTES = (2 << 20) + (256 << 10)
 
 
 def worst_case(config: Config, max_connections: int) -> tuple[int, str]:

@@ -423,6 +423,16 @@ def test_a_fork_in_a_hook_harms_nobody(deed: bytes, hooked: Hooked, poller: str)
     assert server.closed("eof") == 2
 
 
+def test_a_forked_child_reads_nothing(hooked: Hooked) -> None:
+    """A full batch whose hook forks, and a long frame behind it: the child leaves the rest of that to the parent."""
+    server = hooked(FORKING, "--framing", "u32")
+    short, long = [b"fork returns", *[b"x"] * 300], b"y" * 300_000
+    with server.connect() as client:
+        client.sendall(b"".join(len(message).to_bytes(4) + message for message in [*short, long]))
+        answers = [read_exactly(client, int.from_bytes(read_exactly(client, 4))) for _ in [*short, long]]
+    assert answers[1:] == [*short[1:], long]
+
+
 @pytest.mark.parametrize("deed", [b"exits", b"returns"])
 def test_a_fork_in_a_batch_hook(deed: bytes, hooked: Hooked) -> None:
     """The same with a hook for batches."""

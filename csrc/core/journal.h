@@ -23,7 +23,8 @@ struct kqn_journal {
     uint64_t left_out[KQN_JOURNAL_CLIENT_KINDS];
     bool any_left_out;
     uint64_t dropped;
-    /* Both count records for ever. The reader's is written while the loop counts what it leaves out. */
+    /* Both count records for ever. The reader writes one of them, so they share no line with what the loop counts
+     * by. */
     alignas(KQN_LINE_BYTES) atomic_uint written;
     atomic_uint read;
 };

@@ -25,7 +25,8 @@ enum {
     KQN_LINE_BYTES = 128, /* of Apple's caches; on x86 two lines, which are fetched together */
 };
 
-/* A field that threads write or wait for must not stand on a cache line with what another thread uses for each message. */
+/* A field that threads write or wait for must not stand on a cache line with what another thread uses for each
+ * message. */
 #define KQN_BEGINS_LINE(type, field)                                                                                   \
     _Static_assert(offsetof(struct type, field) % KQN_LINE_BYTES == 0, #field " shares a cache line")
 

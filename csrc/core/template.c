@@ -82,11 +82,10 @@ void kqn_template_reset(struct kqn_template *template)
     *template = (struct kqn_template){0};
 }
 
-bool kqn_template_surrounds(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
-                            const uint8_t **suffix, size_t *suffix_len)
+/* Whether it is; what stands around the message is counted until the answer is known. */
+static bool find_surroundings(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
+                              const uint8_t **suffix, size_t *suffix_len)
 {
-    *prefix = *suffix = template->literals;
-    *prefix_len = *suffix_len = 0;
     int message_count = 0;
     for (int i = 0; i < template->part_count; i++) {
         const struct kqn_template_part *part = &template->parts[i];
@@ -103,6 +102,17 @@ bool kqn_template_surrounds(const struct kqn_template *template, const uint8_t *
         }
     }
     return message_count == 1;
+}
+
+bool kqn_template_surrounds(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
+                            const uint8_t **suffix, size_t *suffix_len)
+{
+    *prefix = *suffix = template->literals;
+    *prefix_len = *suffix_len = 0;
+    if (find_surroundings(template, prefix, prefix_len, suffix, suffix_len))
+        return true;
+    *prefix_len = *suffix_len = 0;
+    return false;
 }
 
 size_t kqn_template_len(const struct kqn_template *template, size_t message_len, size_t peer_len)

@@ -123,8 +123,8 @@ judge_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8
     }
 }
 
-/* Answers that are only counted: those of all messages in flight, so that nobody has asked for what is left over. Returns
- * how many bytes they were. */
+/* Answers that are only counted: those of all messages in flight, so that nobody has asked for what is left over.
+ * Returns how many bytes they were. */
 static inline size_t count_answers(struct kqn_driver *driver, struct kqn_load_conn *conn, const uint8_t *bytes,
                                    size_t len)
 {

@@ -22,6 +22,7 @@ void kqn_schedule_start(struct kqn_schedule *schedule, int64_t start_ns, double 
 /* To the message after the next. */
 void kqn_schedule_advance(struct kqn_schedule *schedule);
 
-/* How many messages from the next one on are due before this time; of a poisson process, as many as it has on average. */
+/* How many messages from the next one on are due before this time; of a poisson process, as many as it has on
+ * average. */
 uint64_t kqn_schedule_count_until(const struct kqn_schedule *schedule, int64_t end_ns);
 #endif

@@ -95,7 +95,8 @@ static inline void send_from_block(struct kqn_driver *driver, struct kqn_load_co
     write_some(driver, conn, bytes, len);
 }
 
-/* Makes messages with fields, those with the next numbers, behind one another; returns how many there was memory for. */
+/* Makes messages with fields, those with the next numbers, behind one another; returns how many there was memory
+ * for. */
 static uint32_t make_messages(struct kqn_driver *driver, uint32_t conn_index, uint32_t count)
 {
     struct kqn_buffer **out = &driver->output;

@@ -6,9 +6,11 @@
 #include "api.h"
 #include "core/sys.h"
 
+static const int64_t long_ns = 10 * 1000000;
+
 int kqn_batch_open(struct kqn_batch *batch)
 {
-    *batch = (struct kqn_batch){0};
+    *batch = (struct kqn_batch){.limit = KQN_BATCH_FIRST_MESSAGES};
     batch->entries = kqn_sys_alloc(KQN_BATCH_MESSAGES * sizeof(*batch->entries));
     batch->messages = kqn_pool_take(&batch->pool, KQN_BATCH_BYTES);
     if (batch->entries && batch->messages)
@@ -27,8 +29,7 @@ void kqn_batch_close(struct kqn_batch *batch)
 
 bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len)
 {
-    return batch->count < KQN_BATCH_MESSAGES &&
-           (batch->count == 0 || batch->messages->end + message_len <= KQN_BATCH_BYTES);
+    return batch->count < batch->limit && (batch->count == 0 || batch->messages->end + message_len <= KQN_BATCH_BYTES);
 }
 
 int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame)
@@ -58,6 +59,14 @@ int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, 
     entry->answer_len = len;
     entry->verdict = KQN_VERDICT_ANSWERED;
     return 0;
+}
+
+void kqn_batch_adapt(struct kqn_batch *batch, int64_t took_ns)
+{
+    if (took_ns > long_ns && batch->limit > KQN_BATCH_LEAST_MESSAGES)
+        batch->limit /= 2;
+    else if (took_ns < long_ns / 4 && batch->count == batch->limit && batch->limit < KQN_BATCH_MESSAGES)
+        batch->limit *= 2;
 }
 
 void kqn_batch_clear(struct kqn_batch *batch)

@@ -10,7 +10,7 @@
 #include "server/server.h"
 
 enum {
-    DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection */
+    DRAIN_READ_MAX = 1024 * 1024, /* bytes that a stop still reads of one connection, and the read that reaches it */
 };
 
 /* What has arrived by the stop is read whatever the grace, 0 included; a crowd of senders may hold it up so long. */
@@ -110,7 +110,7 @@ static size_t arrived_bytes(const struct kqn_worker *worker, const struct kqn_co
 }
 
 /* Answers what has just been read behind `held` bytes of an unfinished message, and keeps the rest. true: the rest is
- * part of a long message, more of which has arrived. */
+ * part of a long message, more of which has arrived and is to be read at once. */
 static bool answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t held, size_t len)
 {
     uint8_t *bytes = worker->input - held;
@@ -126,7 +126,8 @@ static bool answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
     if (used == len || conn->state > KQN_CONN_DRAINING)
         return false;
     size_t rest = len - used;
-    size_t arrived = arrived_bytes(worker, conn, bytes + used, rest);
+    bool reads_on = rest > KQN_COPIED_PARTIAL_MAX && kqn_conn_reads(conn) && !worker->orphaned;
+    size_t arrived = reads_on ? arrived_bytes(worker, conn, bytes + used, rest) : 0;
     if (!kqn_hold_reserve(worker, conn, &conn->in, rest + arrived)) {
         kqn_reply_none(worker, bytes + used, rest, scanned);
         return false;
@@ -135,7 +136,7 @@ static bool answer_read(struct kqn_worker *worker, struct kqn_conn *conn, size_t
     conn->in->mark = (uint32_t)scanned;
     if (used > 0 || held == 0)
         conn->begun_ms = worker->now_ms;
-    return arrived > 0 && rest > KQN_COPIED_PARTIAL_MAX;
+    return arrived > 0;
 }
 
 /* The peer has sent everything: an unfinished line is a message now. */
@@ -179,7 +180,7 @@ static bool read_and_answer(struct kqn_worker *worker, struct kqn_conn *conn, in
     if (in_place) {
         conn->in->end += (uint32_t)n;
         answer_held(worker, conn, false);
-    } else if (answer_read(worker, conn, held, (size_t)n) && kqn_conn_reads(conn)) {
+    } else if (answer_read(worker, conn, held, (size_t)n)) {
         return read_and_answer(worker, conn, socket_error);
     }
     return true;

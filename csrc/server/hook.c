@@ -69,7 +69,7 @@ static int set_answer(struct kqn_batch *batch, int index, PyObject *returned)
     }
     char *bytes;
     Py_ssize_t len;
-    if (PyBytes_CheckExact(returned)) /* a sixth of the time that the way of all others takes */
+    if (PyBytes_CheckExact(returned)) /* a quarter of the instructions that the way of all others takes */
         return PyBytes_AsStringAndSize(returned, &bytes, &len) < 0 ? -1 : set_bytes(batch, index, bytes, len);
     Py_buffer view;
     if (PyObject_GetBuffer(returned, &view, PyBUF_SIMPLE) < 0) {
@@ -101,24 +101,21 @@ static int answer_one(const struct hook *hook, struct kqn_batch *batch, int inde
     return rc;
 }
 
-static bool has_failed_before(const struct kqn_batch *batch, int index)
+/* What follows a message that failed on its connection is not for the hook any more. */
+static void skip_others(struct kqn_batch *batch, int failed)
 {
-    for (int i = 0; i < index; i++)
-        if (batch->entries[i].conn == batch->entries[index].conn && batch->entries[i].verdict == KQN_VERDICT_FAILED)
-            return true;
-    return false;
+    for (int i = failed + 1; i < batch->count; i++)
+        if (batch->entries[i].conn == batch->entries[failed].conn)
+            batch->entries[i].is_skipped = true;
 }
 
 static void answer_each(const struct hook *hook, struct kqn_batch *batch)
 {
-    bool any_failed = false;
     for (int i = 0; i < batch->count && kqn_fork_generation() == hook->fork_generation; i++) {
-        if (any_failed && has_failed_before(batch, i))
+        if (batch->entries[i].is_skipped || answer_one(hook, batch, i) == 0)
             continue;
-        if (answer_one(hook, batch, i) == 0)
-            continue;
-        any_failed = true;
         batch->entries[i].verdict = KQN_VERDICT_FAILED;
+        skip_others(batch, i);
         report_exception(hook);
     }
 }

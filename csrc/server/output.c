@@ -1,14 +1,13 @@
 #include "server/output.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "core/sys.h"
 #include "server/hold.h"
 
-/* What the kernel took, by what its call returned; -1: the connection has ended.
- * ENOBUFS and ENOMEM are a kernel short of memory for now, on macOS and the BSDs; the socket stays writable meanwhile, so
- * waiting for that would spin. EPROTOTYPE (macOS) is a socket that is being torn down, like EPIPE. */
+/* What the kernel took, by what its call returned; -1: the connection has ended. ENOBUFS and ENOMEM are a kernel
+ * short of memory for now, on macOS and the BSDs; the socket stays writable meanwhile, so waiting for that would spin.
+ * EPROTOTYPE (macOS) is a socket that is being torn down, like EPIPE. */
 static ssize_t taken(struct kqn_worker *worker, struct kqn_conn *conn, ssize_t n)
 {
     if (n >= 0) {

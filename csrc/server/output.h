@@ -9,9 +9,9 @@ enum {
     KQN_COPIED_PART_MAX = 8192, /* a longer part of an answer is written from where it lies */
 };
 
-/* The free end of the scratch buffer, in which short answers are written one behind the other, each shorter than what is
- * left: where bytes wait already there is nothing, not even for an answer without a byte. Nothing else may be done with a
- * connection's output before they are committed. */
+/* The free end of the scratch buffer, in which short answers are written one behind the other, each shorter than
+ * what is left: where bytes wait already there is nothing, not even for an answer without a byte. Nothing else may be
+ * done with a connection's output before they are committed. */
 struct kqn_room {
     uint8_t *at;
     const uint8_t *end;
@@ -39,8 +39,8 @@ void kqn_output_put(struct kqn_worker *worker, struct kqn_conn *conn, const void
 /* What has been put since the last answer is one. */
 void kqn_output_answer_done(struct kqn_worker *worker, struct kqn_conn *conn);
 
-/* Writes what has been placed, or leaves it to the next WRITE event where bytes wait already. To be called before another
- * connection's answers are placed. */
+/* Writes what has been placed, or leaves it to the next WRITE event where bytes wait already. To be called before
+ * another connection's answers are placed. */
 void kqn_output_flush(struct kqn_worker *worker, struct kqn_conn *conn);
 
 /* Writes this many answers that lie ready in one piece, with nothing placed before them. */

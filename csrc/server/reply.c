@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "core/sys.h"
 #include "poller/fork.h"
 #include "server/output.h"
 #include "server/server.h"
@@ -39,12 +40,14 @@ struct around {
     size_t header_len;
 };
 
+static inline size_t header_len(enum kqn_framing_kind framing)
+{
+    return framing == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
+}
+
 static inline struct around around_of(const struct kqn_server *server, enum kqn_framing_kind framing)
 {
-    struct around around = {server->prefix, server->suffix, server->prefix_len, server->suffix_len, 0};
-    if (framing == KQN_FRAMING_U32)
-        around.header_len = KQN_U32_HEADER_BYTES;
-    return around;
+    return (struct around){server->prefix, server->suffix, server->prefix_len, server->suffix_len, header_len(framing)};
 }
 
 static inline uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
@@ -181,7 +184,7 @@ __attribute__((always_inline)) static inline size_t answer_messages(struct kqn_w
                                                                     size_t *scanned)
 {
     const struct around around = around_of(worker->server, framing->kind);
-    bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM;
+    bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM && !worker->batch.entries;
     struct kqn_room room = kqn_output_room(worker, conn);
     size_t at = 0;
     for (int left = messages_per_event(worker); left > 0; left--) {
@@ -257,7 +260,7 @@ static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry 
         break;
     }
     const uint8_t *answer = entry->answer_len > 0 ? kqn_batch_answer(&worker->batch, entry) : (const uint8_t *)"";
-    const struct around around = around_of(worker->server, worker->server->framing.kind);
+    const struct around around = {.header_len = header_len(worker->server->framing.kind)};
     struct kqn_room room = kqn_output_room(worker, conn);
     if (copy_answer(&room, &around, answer, entry->answer_len, entry->ending_len)) {
         kqn_output_commit(worker, &room);
@@ -275,6 +278,7 @@ void kqn_reply_batch(struct kqn_worker *worker)
     struct kqn_batch *batch = &worker->batch;
     if (batch->count == 0 || worker->orphaned)
         return;
+    int64_t began_ns = kqn_sys_monotonic_ns();
     batch->answer(batch->context, batch);
     if (kqn_fork_generation() != worker->server->fork_generation) {
         worker->orphaned = true;
@@ -282,6 +286,7 @@ void kqn_reply_batch(struct kqn_worker *worker)
     }
     /* The hook may have taken long, which is nobody's idleness. */
     kqn_worker_read_clock(worker);
+    kqn_batch_adapt(batch, worker->loop.now_ns - began_ns);
     for (int i = 0; i < batch->count; i++) {
         struct kqn_conn *conn = batch->entries[i].conn;
         conn->in_batch--;

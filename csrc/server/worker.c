@@ -215,18 +215,26 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Whether the next wait is one that does not sleep. A turn without events leaves the time since which nothing came. */
+static bool spins(struct kqn_worker *worker, int64_t now_ns)
+{
+    if (worker->loop.event_count > 0)
+        worker->idle_since_ns = now_ns;
+    return worker->spin_pays && now_ns - worker->idle_since_ns < worker->server->spin_ns;
+}
+
 /* How long the next wait may take: until the nearest deadline, or for ever (-1). */
 static int64_t wait_ns(struct kqn_worker *worker)
 {
     const struct kqn_server *server = worker->server;
     int64_t now_ns = kqn_sys_monotonic_ns();
-    if (now_ns < worker->spin_until_ns)
-        return 0;
     int64_t due_ns = kqn_journal_due_ns(&worker->journal);
     bool is_quick = worker->starved > 0 || (worker->draining && worker->lingering > 0);
     bool has_timeout = server->idle_timeout_ms > 0 || server->message_timeout_ms > 0 || server->write_timeout_ms > 0;
     if (is_quick)
         worker->sweep_due_ns = earlier(worker->sweep_due_ns, now_ns + quick_sweep_ms * ms_ns);
+    if (spins(worker, now_ns))
+        return 0;
     if (is_quick || worker->lingering > 0 || (count_open(worker) > 0 && has_timeout))
         due_ns = earlier(due_ns, worker->sweep_due_ns);
     if (worker->index == 0 && server->listener.paused)
@@ -242,12 +250,8 @@ static int64_t wait_ns(struct kqn_worker *worker)
  * than many a message. Where they come further apart, looking would only burn the processor. */
 static void plan_spin(struct kqn_worker *worker)
 {
-    if (worker->server->spin_ns == 0 || worker->loop.event_count == 0)
-        return;
-    int64_t now_ns = worker->loop.now_ns;
-    bool pays = now_ns - worker->active_ns <= worker->server->spin_ns;
-    worker->spin_until_ns = pays ? now_ns + worker->server->spin_ns : 0;
-    worker->active_ns = now_ns;
+    if (worker->server->spin_ns > 0 && worker->loop.event_count > 0)
+        worker->spin_pays = worker->loop.now_ns - worker->idle_since_ns <= worker->server->spin_ns;
 }
 
 static void publish_stats(struct kqn_worker *worker, unsigned asked)

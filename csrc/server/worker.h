@@ -44,8 +44,8 @@ struct kqn_worker {
     const struct kqn_conn *answering;        /* whose messages are being framed and answered now, else NULL */
     const struct kqn_buffer *answering_from; /* its own buffer, where they lie in one */
 
-    int64_t active_ns;     /* when the last events came */
-    int64_t spin_until_ns; /* no wait sleeps before this */
+    int64_t idle_since_ns; /* when the first wait began that brought nothing, or the last one at all */
+    bool spin_pays;        /* the last events came before a spin would have been over */
 
     bool listener_ready;
     bool draining;       /* every connection of this loop has been told of the stop */
@@ -61,7 +61,7 @@ struct kqn_worker {
     struct kqn_inbox *inbox; /* NULL for loop 0 */
     struct kqn_stats stats;  /* what the loop itself counts is added when they are copied */
 
-    /* From here on, what other threads ask for. The others are the loop's alone, and so are their cache lines. */
+    /* From here on, what other threads ask for. All above but the journal's ring is written by the loop alone. */
     alignas(KQN_LINE_BYTES) pthread_mutex_t published_lock;
     struct kqn_stats published; /* under published_lock */
     atomic_uint stats_asked;    /* both count requests; equal: nobody waits */

@@ -390,8 +390,8 @@ static void failing_hook_amid_a_long_read(void)
     static char lines[3 * KQN_HOOK_MESSAGES_PER_EVENT];
     memset(lines, '\n', sizeof(lines));
     struct kqn_stats stats = counters_of_failing(lines, sizeof(lines));
-    CHECK_INT(stats.failed, KQN_HOOK_MESSAGES_PER_EVENT);
-    CHECK_INT(stats.unanswered, 2 * KQN_HOOK_MESSAGES_PER_EVENT);
+    CHECK_INT(stats.failed, KQN_BATCH_FIRST_MESSAGES);
+    CHECK_INT(stats.unanswered, sizeof(lines) - KQN_BATCH_FIRST_MESSAGES);
     CHECK_INT(stats.closed[KQN_REASON_HOOK], 1);
 }
 
@@ -403,6 +403,32 @@ static void first_reason_of_two(void)
     struct kqn_stats stats = counters_of_failing(bytes, sizeof(bytes));
     CHECK_INT(stats.failed, 1);
     CHECK_INT(stats.closed[KQN_REASON_TOO_LONG], 1);
+}
+
+/* Behind an answer that its peer does not take, a long message is not read on: so there is no room made for it. */
+static void no_room_for_what_waits(void)
+{
+    enum {
+        CLAIMED = 1000000,
+        SENT = 400000
+    };
+    static char reply[12000000];
+    static uint8_t frames[KQN_U32_HEADER_BYTES + 1 + KQN_U32_HEADER_BYTES + SENT];
+    memset(reply, 'r', sizeof(reply) - 1);
+    struct kqn_settings settings = settings_of(reply, 0);
+    settings.framing = KQN_FRAMING_U32;
+    settings.max_message = CLAIMED;
+    settings.max_buffered = 1 << 26;
+    client = connect_client(open_server(&settings));
+    kqn_framing_put_u32(frames, 1);
+    kqn_framing_put_u32(frames + KQN_U32_HEADER_BYTES + 1, CLAIMED);
+    send_bytes(frames, sizeof(frames));
+    sleep_ms(200);
+    uint32_t index = 0;
+    const struct kqn_conn *conn = kqn_worker_next_conn(&server->workers[0], &index);
+    if (CHECK(conn && conn->out && conn->in))
+        CHECK(kqn_buffer_block_bytes(conn->in) <= 4 * READ_SIZE);
+    stop(0);
 }
 
 static const struct {
@@ -423,6 +449,7 @@ static const struct {
     {"so it is in a stop, which answers all the same", stop_answers_in_turns},
     {"a hook that fails ends those too that wait for their turn", failing_hook_amid_a_long_read},
     {"of two reasons to end the first one is told", first_reason_of_two},
+    {"a long message that is not read on has no room made for it", no_room_for_what_waits},
 };
 
 int main(void)

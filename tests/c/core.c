@@ -198,6 +198,40 @@ static void inbox_is_first_in_first_out(void)
     CHECK_INT(put, taken);
 }
 
+/* Up to its limit. */
+static void fill_batch(struct kqn_batch *batch, struct kqn_conn *conn)
+{
+    const struct kqn_frame frame = {.message = (const uint8_t *)"x", .message_len = 1};
+    for (int i = 0; i < batch->limit; i++) {
+        CHECK(kqn_batch_has_room(batch, 1));
+        CHECK_INT(kqn_batch_add(batch, conn, &frame), 0);
+    }
+    CHECK(!kqn_batch_has_room(batch, 1));
+}
+
+/* A full batch that was answered quickly lets the next one be twice as long, and one that took long half as long. */
+static void batch_follows_its_hook(void)
+{
+    struct kqn_batch batch;
+    struct kqn_conn conn = {0};
+    CHECK_INT(kqn_batch_open(&batch), 0);
+    for (int limit = KQN_BATCH_FIRST_MESSAGES; limit <= KQN_BATCH_MESSAGES; limit *= 2) {
+        CHECK_INT(batch.limit, limit);
+        fill_batch(&batch, &conn);
+        kqn_batch_adapt(&batch, 1000000);
+        kqn_batch_clear(&batch);
+    }
+    CHECK_INT(batch.limit, KQN_BATCH_MESSAGES);
+    kqn_batch_adapt(&batch, 5000000);
+    CHECK_INT(batch.limit, KQN_BATCH_MESSAGES);
+    for (int i = 0; i < 20; i++)
+        kqn_batch_adapt(&batch, 20000000);
+    CHECK_INT(batch.limit, KQN_BATCH_LEAST_MESSAGES);
+    kqn_batch_adapt(&batch, 1000000); /* it was not full: nothing says that a longer one would be as quick */
+    CHECK_INT(batch.limit, KQN_BATCH_LEAST_MESSAGES);
+    kqn_batch_close(&batch);
+}
+
 static void batch_grows_for_one_message(void)
 {
     struct kqn_batch batch;
@@ -210,12 +244,7 @@ static void batch_grows_for_one_message(void)
     CHECK(!kqn_batch_has_room(&batch, sizeof(large)));
     kqn_batch_clear(&batch);
     CHECK(batch.messages->capacity <= KQN_BATCH_BYTES);
-    frame.message_len = 1;
-    for (int i = 0; i < KQN_BATCH_MESSAGES; i++) {
-        CHECK(kqn_batch_has_room(&batch, 1));
-        CHECK_INT(kqn_batch_add(&batch, &conn, &frame), 0);
-    }
-    CHECK(!kqn_batch_has_room(&batch, 1));
+    fill_batch(&batch, &conn);
     CHECK_INT(kqn_batch_set_answer(&batch, 0, "xyz", 3), 0);
     CHECK_INT(batch.entries[0].verdict, KQN_VERDICT_ANSWERED);
     CHECK(memcmp(batch.answers->bytes + batch.entries[0].answer_at, "xyz", 3) == 0);
@@ -296,6 +325,7 @@ static const struct {
     {"at rate 0 nothing is written and nothing missed", journal_rate_0_is_silent},
     {"an inbox is first in, first out, and says when it is full", inbox_is_first_in_first_out},
     {"a batch is bounded, but for one message that is longer", batch_grows_for_one_message},
+    {"a batch is as long as its hook is quick", batch_follows_its_hook},
     {"a template's parts, and where it is wrong", template_parts},
     {"a template that surrounds the message", template_that_surrounds},
 };
