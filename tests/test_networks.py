@@ -24,7 +24,15 @@ def a_network(chooser: random.Random, nearby: Address) -> Network:
     address = nearby if chooser.random() < 0.7 else chooser.choice([IPv4Address, IPv6Address])(chooser.getrandbits(32))
     bits = address.max_prefixlen
     number = int(address) ^ (1 << chooser.randrange(bits) if chooser.random() < 0.5 else 0)
-    return ipaddress.ip_network((number, chooser.choice([0, bits, chooser.randrange(bits + 1)])), strict=False)
+    return as_meant(
+        ipaddress.ip_network((number, chooser.choice([0, bits, chooser.randrange(bits + 1)])), strict=False)
+    )
+
+
+def as_meant(network: Network) -> Network:
+    """A network of mapped addresses means IPv4 ones, which Python's own do not lie in."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
 
 
 def an_address(chooser: random.Random) -> Address:
