@@ -19,10 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../peers/shared.h"
 #include "traffic.h"
 
 enum {
@@ -184,7 +184,6 @@ static bool read_arguments(int argc, char **argv)
 int main(int argc, char **argv)
 {
     char line[256];
-    struct rlimit limit;
     if (!read_arguments(argc, argv)) {
         fprintf(stderr,
                 "usage: client PORT line|stream|u32 MESSAGE_BYTES ANSWER_BYTES DEPTH\n"
@@ -192,10 +191,7 @@ int main(int argc, char **argv)
                 MAX_DEPTH);
         return 2;
     }
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    raise_descriptors();
     make_block(&traffic);
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)

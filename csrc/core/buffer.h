@@ -46,7 +46,8 @@ void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is
  * 0; or with nothing changed -ENOMEM, or -ENOBUFS: the pool's limit. Both blocks count until the bytes have moved. */
 int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra);
 
-/* Appends, with kqn_pool_reserve(). */
+/* Appends, with kqn_pool_reserve(): that is called, though, only where there is no room, which is seldom so for the
+ * short messages and answers of a batch. */
 static inline int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
 {
     bool has_room = *buffer && (*buffer)->capacity - (*buffer)->end >= len;

@@ -82,17 +82,19 @@ void kqn_template_reset(struct kqn_template *template)
     *template = (struct kqn_template){0};
 }
 
-/* Whether it is; what stands around the message is counted until the answer is known. */
-static bool find_surroundings(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
-                              const uint8_t **suffix, size_t *suffix_len)
+bool kqn_template_surrounds(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
+                            const uint8_t **suffix, size_t *suffix_len)
 {
+    *prefix = *suffix = template->literals;
+    *prefix_len = *suffix_len = 0;
     int message_count = 0;
+    bool has_others = false;
     for (int i = 0; i < template->part_count; i++) {
         const struct kqn_template_part *part = &template->parts[i];
-        if (part->kind == KQN_PART_PEER)
-            return false;
         if (part->kind == KQN_PART_MESSAGE) {
             message_count++;
+        } else if (part->kind != KQN_PART_LITERAL) {
+            has_others = true;
         } else if (message_count == 0) {
             *prefix = template->literals + part->offset;
             *prefix_len = part->len;
@@ -101,15 +103,7 @@ static bool find_surroundings(const struct kqn_template *template, const uint8_t
             *suffix_len = part->len;
         }
     }
-    return message_count == 1;
-}
-
-bool kqn_template_surrounds(const struct kqn_template *template, const uint8_t **prefix, size_t *prefix_len,
-                            const uint8_t **suffix, size_t *suffix_len)
-{
-    *prefix = *suffix = template->literals;
-    *prefix_len = *suffix_len = 0;
-    if (find_surroundings(template, prefix, prefix_len, suffix, suffix_len))
+    if (message_count == 1 && !has_others)
         return true;
     *prefix_len = *suffix_len = 0;
     return false;

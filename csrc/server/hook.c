@@ -69,7 +69,7 @@ static int set_answer(struct kqn_batch *batch, int index, PyObject *returned)
     }
     char *bytes;
     Py_ssize_t len;
-    if (PyBytes_CheckExact(returned)) /* a quarter of the instructions that the way of all others takes */
+    if (PyBytes_CheckExact(returned)) /* 129 instructions less than the way of all others */
         return PyBytes_AsStringAndSize(returned, &bytes, &len) < 0 ? -1 : set_bytes(batch, index, bytes, len);
     Py_buffer view;
     if (PyObject_GetBuffer(returned, &view, PyBUF_SIMPLE) < 0) {

@@ -423,9 +423,12 @@ static void no_room_for_what_waits(void)
     kqn_framing_put_u32(frames, 1);
     kqn_framing_put_u32(frames + KQN_U32_HEADER_BYTES + 1, CLAIMED);
     send_bytes(frames, sizeof(frames));
-    sleep_ms(200);
-    uint32_t index = 0;
-    const struct kqn_conn *conn = kqn_worker_next_conn(&server->workers[0], &index);
+    const struct kqn_conn *conn = NULL;
+    for (int64_t end_ms = now_ms() + PATIENCE_S * 1000; !(conn && conn->out && conn->in) && now_ms() < end_ms;) {
+        uint32_t index = 0;
+        sleep_ms(10);
+        conn = kqn_worker_next_conn(&server->workers[0], &index);
+    }
     if (CHECK(conn && conn->out && conn->in))
         CHECK(kqn_buffer_block_bytes(conn->in) <= 4 * READ_SIZE);
     stop(0);

@@ -9,24 +9,20 @@
  * kqueue: there a message costs it what it costs the server, and what differs is the design. The poller has no call
  * that only changes: a change is a wait that does not wait, and an event which that brings comes again, as events are
  * level-triggered. On Linux such a change is thus two system calls, where on a kqueue it is one. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../shared.h"
 #include "poller/poller.h"
 
 enum {
     EVENTS_PER_WAIT = 10,
-    BACKLOG = 1024,
     READ_BYTES = 65536,
 };
 
@@ -83,30 +79,6 @@ static int serve(int listener)
     }
 }
 
-static int listen_on(int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int on = 1;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* accepted sockets inherit it */
-    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, BACKLOG) < 0)
-        return -1;
-    return fd;
-}
-
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int main(int argc, char **argv)
 {
     int port = argc == 3 ? atoi(argv[1]) : 0;
@@ -114,9 +86,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: article PORT echo\n");
         return 2;
     }
-    raise_descriptor_limit();
+    raise_descriptors();
     signal(SIGPIPE, SIG_IGN);
-    int listener = listen_on(port);
+    int listener = listen_on(port, 0);
     int rc = listener < 0 ? -errno : kqn_poller_open(&poller, KQN_POLLER_AUTO);
     if (rc == 0)
         rc = watch(listener);

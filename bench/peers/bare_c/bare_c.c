@@ -9,26 +9,22 @@
  * there are such answers nothing more is read of it. It leaves out all that a server for strangers needs: a log,
  * limits, timeouts, statistics, a stop that loses nothing. Linux only. */
 #define _GNU_SOURCE /* accept4(), memmem() */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../shared.h"
 #include "held.h"
 #include "messages.h"
 
 enum {
     EVENTS_PER_WAIT = 1024,
-    BACKLOG = 1024,
     MAX_DESCRIPTORS = 65536,
     READ_BYTES = 65536,
     MAX_MESSAGE_BYTES = 4 * 1024 * 1024, /* a longer message ends its connection */
@@ -198,21 +194,6 @@ static void serve(int listener)
     }
 }
 
-static int listen_on(int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int on = 1;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* accepted sockets inherit it */
-    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, BACKLOG) < 0)
-        return -1;
-    return fd;
-}
-
 static bool read_arguments(int argc, char **argv, int *port)
 {
     static const char *const modes[] = {[ECHO] = "echo", [LINE] = "line", [U32] = "u32", [HTTP] = "http"};
@@ -229,18 +210,14 @@ static bool read_arguments(int argc, char **argv, int *port)
 
 int main(int argc, char **argv)
 {
-    struct rlimit limit;
     int port;
     if (!read_arguments(argc, argv, &port)) {
         fprintf(stderr, "usage: bare_c PORT echo|line|u32|http\n");
         return 2;
     }
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    raise_descriptors();
     poller = epoll_create1(EPOLL_CLOEXEC);
-    int listener = listen_on(port);
+    int listener = listen_on(port, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (poller < 0 || listener < 0 || watch(EPOLL_CTL_ADD, listener, EPOLLIN) < 0) {
         perror("bare_c: listening");
         return 1;

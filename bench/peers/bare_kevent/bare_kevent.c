@@ -3,24 +3,20 @@
  * As there: one thread, up to 1,024 events a wait, one recv() and one send() per event, and what a socket did not take
  * is copied and waits. It leaves out what bare_c leaves out. The changes of a turn are handed in by the next wait. */
 #define _GNU_SOURCE /* accept4() */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../shared.h"
 #include "poller/poller.h"
 
 enum {
     EVENTS_PER_WAIT = 1024,
     MOST_CHANGES = 2 * EVENTS_PER_WAIT, /* an event makes two at most */
-    BACKLOG = 1024,
     MAX_DESCRIPTORS = 65536,
     READ_BYTES = 65536,
 };
@@ -136,34 +132,15 @@ static int serve(int listener)
     }
 }
 
-static int listen_on(int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int on = 1;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* accepted sockets inherit it */
-    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, BACKLOG) < 0)
-        return -1;
-    return fd;
-}
-
 int main(int argc, char **argv)
 {
-    struct rlimit limit;
     int port = argc == 3 ? atoi(argv[1]) : 0;
     if (port < 1 || port > UINT16_MAX || strcmp(argv[2], "echo") != 0) {
         fprintf(stderr, "usage: bare_kevent PORT echo\n");
         return 2;
     }
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-    int listener = listen_on(port);
+    raise_descriptors();
+    int listener = listen_on(port, SOCK_NONBLOCK | SOCK_CLOEXEC);
     int rc = listener < 0 ? -errno : kqn_poller_open(&poller, KQN_POLLER_AUTO);
     if (rc == 0) {
         change(listener, EVFILT_READ, EV_ADD | EV_ENABLE);

@@ -9,11 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <uv.h>
 
+#include "../shared.h"
+
 enum {
-    BACKLOG = 1024,
     READ_BYTES = 65536,
 };
 
@@ -100,15 +100,6 @@ static void on_connection(uv_stream_t *listener, int status)
         end((uv_stream_t *)client);
 }
 
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int main(int argc, char **argv)
 {
     struct sockaddr_in address;
@@ -118,7 +109,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: libuv_echo PORT echo\n");
         return 2;
     }
-    raise_descriptor_limit();
+    raise_descriptors();
     signal(SIGPIPE, SIG_IGN);
     uv_ip4_addr("127.0.0.1", port, &address);
     int rc = uv_tcp_init(uv_default_loop(), &listener);
