@@ -32,7 +32,8 @@ def build(source: str, *flags: str) -> str:
     further files, come last."""
     path = BENCH / source
     program = BUILT / path.stem
-    sources = [path, *path.parent.glob("*.h"), *BENCH.glob("peers/*.h"), *(Path(flag) for flag in flags if flag.endswith(".c"))]
+    headers = [*path.parent.glob("*.h"), *BENCH.glob("peers/*.h")]
+    sources = [path, *headers, *(Path(flag) for flag in flags if flag.endswith(".c"))]
     newest = max(one.stat().st_mtime for one in sources)
     if not program.exists() or program.stat().st_mtime < newest:
         BUILT.mkdir(parents=True, exist_ok=True)
