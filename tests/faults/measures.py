@@ -33,7 +33,10 @@ def listener():
 
 
 def wait_until_read(witness: Witness, loops: int = 1) -> None:
-    """Returns when the server has read all that was sent before: each loop has answered what was sent after that."""
+    """Returns when the server has read all that was sent before: each loop has answered what was sent after that.
+
+    That goes for accepted clients; those who still wait to be accepted may well be overtaken.
+    """
     answered = witness.answered + 1 + loops  # the first may have been on its way before
     wait_until(lambda: witness.answered >= answered, "the witness is answered")
 
