@@ -213,8 +213,8 @@ BUGS = {
     ),
     "a hook's answers go to the next connection of the batch": Bug(
         "server/reply.c",
-        "        if (i + 1 == batch->count || batch->entries[i + 1].conn != conn) {",
-        "        if (i + 1 == batch->count) {",
+        "    for (; i < batch->count && batch->entries[i].conn == conn; i++) {",
+        "    for (; i < batch->count; i++) {",
     ),
     "a client that is handed over is not counted": Bug(
         "server/worker.c",

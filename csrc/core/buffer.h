@@ -46,12 +46,16 @@ void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is
  * 0; or with nothing changed -ENOMEM, or -ENOBUFS: the pool's limit. Both blocks count until the bytes have moved. */
 int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra);
 
-/* Appends, with kqn_pool_reserve(): that is called, though, only where there is no room, which is seldom so for the
- * short messages and answers of a batch. */
+/* The same, without a call where there is room, as there mostly is for the short messages and answers of a batch. */
+static inline int kqn_pool_make_room(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra)
+{
+    bool has_room = *buffer && (*buffer)->capacity - (*buffer)->end >= extra;
+    return has_room ? 0 : kqn_pool_reserve(pool, buffer, extra);
+}
+
 static inline int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
 {
-    bool has_room = *buffer && (*buffer)->capacity - (*buffer)->end >= len;
-    int rc = has_room ? 0 : kqn_pool_reserve(pool, buffer, len);
+    int rc = kqn_pool_make_room(pool, buffer, len);
     if (rc == 0) {
         memcpy((*buffer)->bytes + (*buffer)->end, bytes, len);
         (*buffer)->end += (uint32_t)len;

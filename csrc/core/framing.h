@@ -108,6 +108,12 @@ static inline size_t kqn_framing_missing(const struct kqn_framing *framing, cons
     return whole > len ? whole - len : 0;
 }
 
+/* Of what goes before a message. */
+static inline size_t kqn_framing_header_len(enum kqn_framing_kind kind)
+{
+    return kind == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
+}
+
 /* The length that goes before a u32 message. */
 static inline void kqn_framing_put_u32(uint8_t out[KQN_U32_HEADER_BYTES], uint32_t len)
 {
@@ -115,5 +121,15 @@ static inline void kqn_framing_put_u32(uint8_t out[KQN_U32_HEADER_BYTES], uint32
     out[1] = (uint8_t)(len >> 16);
     out[2] = (uint8_t)(len >> 8);
     out[3] = (uint8_t)len;
+}
+
+/* Puts behind an answer the ending that its line had; returns what lies behind that. */
+static inline uint8_t *kqn_framing_put_ending(uint8_t *to, size_t ending_len)
+{
+    if (ending_len == 2)
+        *to++ = '\r';
+    if (ending_len > 0)
+        *to++ = '\n';
+    return to;
 }
 #endif

@@ -8,9 +8,9 @@
 
 static const int64_t long_ns = 10 * 1000000;
 
-int kqn_batch_open(struct kqn_batch *batch)
+int kqn_batch_open(struct kqn_batch *batch, enum kqn_framing_kind framing)
 {
-    *batch = (struct kqn_batch){.limit = KQN_BATCH_FIRST_MESSAGES};
+    *batch = (struct kqn_batch){.limit = KQN_BATCH_FIRST_MESSAGES, .header_len = kqn_framing_header_len(framing)};
     batch->entries = kqn_sys_alloc(KQN_BATCH_MESSAGES * sizeof(*batch->entries));
     batch->messages = kqn_pool_take(&batch->pool, KQN_BATCH_BYTES);
     if (batch->entries && batch->messages)
@@ -27,37 +27,27 @@ void kqn_batch_close(struct kqn_batch *batch)
     *batch = (struct kqn_batch){0};
 }
 
-bool kqn_batch_has_room(const struct kqn_batch *batch, size_t message_len)
-{
-    return batch->count < batch->limit && (batch->count == 0 || batch->messages->end + message_len <= KQN_BATCH_BYTES);
-}
-
-int kqn_batch_add(struct kqn_batch *batch, struct kqn_conn *conn, const struct kqn_frame *frame)
-{
-    struct kqn_batch_entry *entry = &batch->entries[batch->count];
-    uint32_t at = batch->messages->end;
-    int rc = kqn_pool_append(&batch->pool, &batch->messages, frame->message, frame->message_len);
-    if (rc < 0)
-        return rc;
-    *entry = (struct kqn_batch_entry){.conn = conn, .message_at = at, .message_len = (uint32_t)frame->message_len};
-    entry->ending_len = (uint8_t)frame->ending_len;
-    batch->count++;
-    return 0;
-}
-
 int kqn_batch_set_answer(struct kqn_batch *batch, int index, const void *bytes, size_t len)
 {
     struct kqn_batch_entry *entry = &batch->entries[index];
     if (len > KQN_ANSWER_MAX)
         return -EMSGSIZE;
     bool is_large = len >= KQN_BATCH_LARGE_ANSWER;
-    size_t at = batch->answers && !is_large ? batch->answers->end : 0;
-    int rc = kqn_pool_append(&batch->pool, is_large ? &entry->large : &batch->answers, bytes, len);
+    struct kqn_buffer **block = is_large ? &entry->large : &batch->answers;
+    size_t whole_len = batch->header_len + len + entry->ending_len;
+    int rc = kqn_pool_make_room(&batch->pool, block, whole_len);
     if (rc < 0)
         return rc;
-    entry->answer_at = at;
-    entry->answer_len = len;
+    uint8_t *to = (*block)->bytes + (*block)->end;
+    if (batch->header_len > 0)
+        kqn_framing_put_u32(to, (uint32_t)len);
+    memcpy(to + batch->header_len, bytes, len);
+    kqn_framing_put_ending(to + batch->header_len + len, entry->ending_len);
+    entry->answer_at = (*block)->end;
+    entry->answer_len = (uint32_t)whole_len;
     entry->verdict = KQN_VERDICT_ANSWERED;
+    (*block)->end += (uint32_t)whole_len;
+    batch->has_large |= is_large;
     return 0;
 }
 
@@ -71,8 +61,9 @@ void kqn_batch_adapt(struct kqn_batch *batch, int64_t took_ns)
 
 void kqn_batch_clear(struct kqn_batch *batch)
 {
-    for (int i = 0; i < batch->count; i++)
+    for (int i = 0; i < batch->count && batch->has_large; i++)
         kqn_pool_give(&batch->pool, batch->entries[i].large);
+    batch->has_large = false;
     batch->count = 0;
     kqn_pool_give(&batch->pool, batch->answers);
     batch->answers = NULL;

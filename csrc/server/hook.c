@@ -4,6 +4,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 
 #include "poller/fork.h"
@@ -16,6 +17,21 @@ struct hook {
     PyThreadState *thread; /* of the loop, while that runs without the lock */
     unsigned fork_generation;
 };
+
+/* PyObject_Vectorcall() takes 80 instructions less for each message than PyObject_CallFunctionObjArgs(). Python 3.11
+ * has it as well, but promises it to one build for all Pythons only from 3.12 on: so it is asked for by name. */
+typedef PyObject *vectorcall(PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords);
+static vectorcall *call_vector;
+
+/* Calls a function with one argument. The place before that is for the callable to use, which spares a method a copy. */
+static inline PyObject *call(PyObject *callable, PyObject *argument)
+{
+    static const size_t has_place_before = (size_t)1 << (8 * sizeof(size_t) - 1); /* PY_VECTORCALL_ARGUMENTS_OFFSET */
+    PyObject *arguments[] = {NULL, argument};
+    if (!call_vector)
+        return PyObject_CallFunctionObjArgs(callable, argument, NULL);
+    return call_vector(callable, &arguments[1], 1 | has_place_before, NULL);
+}
 
 static PyObject *take_exception(void)
 {
@@ -42,7 +58,7 @@ static void report_exception(const struct hook *hook)
         return;
     }
     PyObject *exception = take_exception();
-    PyObject *result = exception ? PyObject_CallFunctionObjArgs(hook->on_error, exception, NULL) : NULL;
+    PyObject *result = exception ? call(hook->on_error, exception) : NULL;
     if (!result)
         PyErr_WriteUnraisable(hook->on_error);
     Py_XDECREF(result);
@@ -94,7 +110,7 @@ static PyObject *message_as_bytes(const struct kqn_batch *batch, int index)
 static int answer_one(const struct hook *hook, struct kqn_batch *batch, int index)
 {
     PyObject *message = message_as_bytes(batch, index);
-    PyObject *returned = message ? PyObject_CallFunctionObjArgs(hook->reply, message, NULL) : NULL;
+    PyObject *returned = message ? call(hook->reply, message) : NULL;
     Py_XDECREF(message);
     int rc = returned ? set_answer(batch, index, returned) : -1;
     Py_XDECREF(returned);
@@ -168,7 +184,7 @@ static int set_answers(struct kqn_batch *batch, PyObject *returned)
 static void answer_all(const struct hook *hook, struct kqn_batch *batch)
 {
     PyObject *messages = messages_as_list(batch);
-    PyObject *returned = messages ? PyObject_CallFunctionObjArgs(hook->reply_batch, messages, NULL) : NULL;
+    PyObject *returned = messages ? call(hook->reply_batch, messages) : NULL;
     if (!returned || set_answers(batch, returned) < 0) {
         report_exception(hook);
         for (int i = 0; i < batch->count; i++)
@@ -218,6 +234,7 @@ static PyMethodDef functions[] = {
 int kqn_hook_install(uintptr_t module)
 {
     PyGILState_STATE state = PyGILState_Ensure();
+    call_vector = (vectorcall *)dlsym(RTLD_DEFAULT, "PyObject_Vectorcall");
     int rc = PyModule_AddFunctions((PyObject *)module, functions);
     if (rc < 0)
         PyErr_Clear();

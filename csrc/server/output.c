@@ -96,14 +96,14 @@ void kqn_output_put(struct kqn_worker *worker, struct kqn_conn *conn, const void
         kqn_pool_append(&worker->loop.pool, &worker->scratch, bytes, len);
 }
 
-void kqn_output_answer_done(struct kqn_worker *worker, struct kqn_conn *conn)
+void kqn_output_answers_done(struct kqn_worker *worker, struct kqn_conn *conn, uint32_t answers)
 {
     if (conn->state == KQN_CONN_ENDED)
-        worker->stats.unanswered++;
+        worker->stats.unanswered += answers;
     else if (conn->out)
-        conn->out->mark++;
+        conn->out->mark += answers;
     else
-        worker->scratch->mark++;
+        worker->scratch->mark += answers;
 }
 
 void kqn_output_flush(struct kqn_worker *worker, struct kqn_conn *conn)

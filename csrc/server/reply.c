@@ -28,7 +28,7 @@ static void put_ending(struct kqn_worker *worker, struct kqn_conn *conn, size_t 
 {
     static const char crlf[] = "\r\n";
     kqn_output_put(worker, conn, crlf + 2 - ending_len, ending_len);
-    kqn_output_answer_done(worker, conn);
+    kqn_output_answers_done(worker, conn, 1);
 }
 
 /* What a server puts around a text to make it an answer. */
@@ -40,14 +40,10 @@ struct around {
     size_t header_len;
 };
 
-static inline size_t header_len(enum kqn_framing_kind framing)
-{
-    return framing == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;
-}
-
 static inline struct around around_of(const struct kqn_server *server, enum kqn_framing_kind framing)
 {
-    return (struct around){server->prefix, server->suffix, server->prefix_len, server->suffix_len, header_len(framing)};
+    return (struct around){server->prefix, server->suffix, server->prefix_len, server->suffix_len,
+                           kqn_framing_header_len(framing)};
 }
 
 static inline uint8_t *copy(uint8_t *to, const void *bytes, size_t len)
@@ -71,13 +67,12 @@ static inline bool copy_answer(struct kqn_room *room, const struct around *aroun
     to += around->header_len;
     if (around->prefix_len > 0)
         to = copy(to, around->prefix, around->prefix_len);
-    to = copy(to, text, text_len);
-    if (around->suffix_len > 0)
-        to = copy(to, around->suffix, around->suffix_len);
-    if (ending_len == 2)
-        *to++ = '\r';
-    if (ending_len > 0)
-        *to++ = '\n';
+    if (around->suffix_len > 0) {
+        to = copy(copy(to, text, text_len), around->suffix, around->suffix_len);
+        to = kqn_framing_put_ending(to, ending_len);
+    } else { /* the ending lies behind it already */
+        to = copy(to, text, text_len + ending_len);
+    }
     room->at = to;
     room->answers++;
     return true;
@@ -120,7 +115,7 @@ static void reply_in_place(struct kqn_worker *worker, struct kqn_conn *conn, con
     kqn_output_send(worker, conn, worker->input - server->prefix_len, len, 1);
 }
 
-static void reply_with_hook(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
+static inline void reply_with_hook(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
 {
     if (!kqn_batch_has_room(&worker->batch, frame->message_len))
         kqn_reply_batch(worker);
@@ -136,9 +131,7 @@ static void reply_with_hook(struct kqn_worker *worker, struct kqn_conn *conn, co
 
 static void reply_otherwise(struct kqn_worker *worker, struct kqn_conn *conn, const struct kqn_frame *frame)
 {
-    if (worker->batch.entries)
-        reply_with_hook(worker, conn, frame);
-    else if (worker->server->replies_in_place)
+    if (worker->server->replies_in_place)
         reply_in_place(worker, conn, frame);
     else
         reply_in_parts(worker, conn, frame);
@@ -184,7 +177,8 @@ __attribute__((always_inline)) static inline size_t answer_messages(struct kqn_w
                                                                     size_t *scanned)
 {
     const struct around around = around_of(worker->server, framing->kind);
-    bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM && !worker->batch.entries;
+    bool has_hook = worker->batch.entries;
+    bool copies = worker->server->template_surrounds && framing->kind != KQN_FRAMING_STREAM && !has_hook;
     struct kqn_room room = kqn_output_room(worker, conn);
     size_t at = 0;
     for (int left = messages_per_event(worker); left > 0; left--) {
@@ -203,7 +197,10 @@ __attribute__((always_inline)) static inline size_t answer_messages(struct kqn_w
         if (copies && copy_answer(&room, &around, frame.message, frame.message_len, frame.ending_len))
             continue;
         kqn_output_commit(worker, &room);
-        reply_otherwise(worker, conn, &frame);
+        if (has_hook)
+            reply_with_hook(worker, conn, &frame);
+        else
+            reply_otherwise(worker, conn, &frame);
         if (!kqn_conn_takes_messages(conn) || worker->orphaned)
             return at;
         room = kqn_output_room(worker, conn);
@@ -241,36 +238,71 @@ size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, cons
     return used;
 }
 
-static void put_verdict(struct kqn_worker *worker, const struct kqn_batch_entry *entry)
+/* Answers of one connection that lie one behind the other, ready to be sent. */
+struct run {
+    const uint8_t *bytes;
+    size_t len;
+    uint32_t answers;
+};
+
+static void send_run(struct kqn_worker *worker, struct kqn_conn *conn, struct run *run)
 {
-    struct kqn_conn *conn = entry->conn;
-    switch (entry->verdict) {
-    case KQN_VERDICT_DECLINED:
-        worker->stats.declined++;
-        return;
-    case KQN_VERDICT_FAILED:
-        worker->stats.failed++;
-        if (conn->state != KQN_CONN_ENDED)
-            kqn_conn_finish(worker, conn, KQN_REASON_HOOK);
-        return;
-    case KQN_VERDICT_UNANSWERED:
-        worker->stats.unanswered++;
-        return;
-    case KQN_VERDICT_ANSWERED:
-        break;
+    if (run->answers > 0 && !conn->out && conn->state != KQN_CONN_ENDED) {
+        kqn_output_send(worker, conn, run->bytes, run->len, run->answers);
+    } else if (run->answers > 0) {
+        kqn_output_put(worker, conn, run->bytes, run->len);
+        kqn_output_answers_done(worker, conn, run->answers);
     }
-    const uint8_t *answer = entry->answer_len > 0 ? kqn_batch_answer(&worker->batch, entry) : (const uint8_t *)"";
-    const struct around around = {.header_len = header_len(worker->server->framing.kind)};
-    struct kqn_room room = kqn_output_room(worker, conn);
-    if (copy_answer(&room, &around, answer, entry->answer_len, entry->ending_len)) {
-        kqn_output_commit(worker, &room);
-        return;
+    *run = (struct run){0};
+}
+
+/* Lengthens the run by this answer; what it doesn't lie behind is sent before. */
+static void add_to_run(struct kqn_worker *worker, const struct kqn_batch_entry *entry, struct run *run)
+{
+    const uint8_t *answer = kqn_batch_answer(&worker->batch, entry);
+    if (run->answers > 0 && run->bytes + run->len != answer)
+        send_run(worker, entry->conn, run);
+    if (run->answers == 0)
+        run->bytes = answer;
+    run->len += entry->answer_len;
+    run->answers++;
+}
+
+static void fail(struct kqn_worker *worker, struct kqn_conn *conn)
+{
+    worker->stats.failed++;
+    if (conn->state != KQN_CONN_ENDED)
+        kqn_conn_finish(worker, conn, KQN_REASON_HOOK);
+}
+
+/* Carries out the verdicts on one connection's messages, from entry `i` on; returns the entry of the next one. */
+static int carry_out(struct kqn_worker *worker, int i)
+{
+    const struct kqn_batch *batch = &worker->batch;
+    struct kqn_conn *conn = batch->entries[i].conn;
+    struct run run = {0};
+    for (; i < batch->count && batch->entries[i].conn == conn; i++) {
+        const struct kqn_batch_entry *entry = &batch->entries[i];
+        conn->in_batch--;
+        switch ((enum kqn_verdict)entry->verdict) {
+        case KQN_VERDICT_ANSWERED:
+            add_to_run(worker, entry, &run);
+            break;
+        case KQN_VERDICT_DECLINED:
+            worker->stats.declined++;
+            break;
+        case KQN_VERDICT_FAILED:
+            send_run(worker, conn, &run);
+            fail(worker, conn);
+            break;
+        case KQN_VERDICT_UNANSWERED:
+            worker->stats.unanswered++;
+            break;
+        }
     }
-    if (!put_header(worker, conn, entry->answer_len))
-        return;
-    if (entry->answer_len > 0)
-        kqn_output_put(worker, conn, answer, entry->answer_len);
-    put_ending(worker, conn, entry->ending_len);
+    send_run(worker, conn, &run);
+    kqn_conn_settle(worker, conn);
+    return i;
 }
 
 void kqn_reply_batch(struct kqn_worker *worker)
@@ -287,14 +319,7 @@ void kqn_reply_batch(struct kqn_worker *worker)
     /* The hook may have taken long, which is nobody's idleness. */
     kqn_worker_read_clock(worker);
     kqn_batch_adapt(batch, worker->loop.now_ns - began_ns);
-    for (int i = 0; i < batch->count; i++) {
-        struct kqn_conn *conn = batch->entries[i].conn;
-        conn->in_batch--;
-        put_verdict(worker, &batch->entries[i]);
-        if (i + 1 == batch->count || batch->entries[i + 1].conn != conn) {
-            kqn_output_flush(worker, conn);
-            kqn_conn_settle(worker, conn);
-        }
-    }
+    for (int i = 0; i < batch->count;)
+        i = carry_out(worker, i);
     kqn_batch_clear(batch);
 }

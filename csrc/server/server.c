@@ -136,7 +136,7 @@ int kqn_server_run_with(struct kqn_server *server, int loop_index, kqn_answerer 
     int rc;
     struct kqn_worker *worker = worker_at(server, loop_index, &rc);
     if (rc == 0 && answer) {
-        rc = kqn_batch_open(&worker->batch);
+        rc = kqn_batch_open(&worker->batch, server->framing.kind);
         worker->batch.answer = answer;
         worker->batch.context = context;
     }

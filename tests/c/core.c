@@ -214,7 +214,7 @@ static void batch_follows_its_hook(void)
 {
     struct kqn_batch batch;
     struct kqn_conn conn = {0};
-    CHECK_INT(kqn_batch_open(&batch), 0);
+    CHECK_INT(kqn_batch_open(&batch, KQN_FRAMING_STREAM), 0);
     for (int limit = KQN_BATCH_FIRST_MESSAGES; limit <= KQN_BATCH_MESSAGES; limit *= 2) {
         CHECK_INT(batch.limit, limit);
         fill_batch(&batch, &conn);
@@ -238,7 +238,7 @@ static void batch_grows_for_one_message(void)
     struct kqn_conn conn = {0};
     static uint8_t large[KQN_BATCH_BYTES + 1];
     struct kqn_frame frame = {.message = large, .message_len = sizeof(large)};
-    CHECK_INT(kqn_batch_open(&batch), 0);
+    CHECK_INT(kqn_batch_open(&batch, KQN_FRAMING_STREAM), 0);
     CHECK(kqn_batch_has_room(&batch, sizeof(large)));
     CHECK_INT(kqn_batch_add(&batch, &conn, &frame), 0);
     CHECK(!kqn_batch_has_room(&batch, sizeof(large)));

@@ -1,5 +1,6 @@
 """What tests of faults see of a server's process, and do to it."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -43,11 +44,11 @@ def wait_until_read(witness: Witness, loops: int = 1) -> None:
 
 @contextmanager
 def paused(server: RunningServer) -> Iterator[None]:
-    """The server's process stands still: what is done meanwhile it sees all at once."""
+    """The server's process stands still: what is done meanwhile it sees all at once. It may be traced (t)."""
     status = Path(f"/proc/{server.process.pid}/status")
     server.kill(signal.SIGSTOP)
     try:
-        wait_until(lambda: "\nState:\tT" in status.read_text(), "the process stands still")
+        wait_until(lambda: re.search("^State:\t[Tt]", status.read_text(), re.MULTILINE), "the process stands still")
         yield
     finally:
         server.kill(signal.SIGCONT)

@@ -1,43 +1,61 @@
 """Faults of output: clients that read slowly or never, kernels that take little, writes that fail."""
 
 import contextlib
+import ctypes
+import os
 import re
 import socket
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Serve, exchange, read_exactly, read_to_end
+from conftest import RunningServer, Serve, exchange, read_exactly, read_to_end
 from figures import own_bytes
-from measures import LISTENER, linux, traced, wait_until_read
+from measures import linux, paused, traced, wait_until_read
 from test_input import answers_to_lines, crowd, narrow_client, send_until_full
 from witness import Witness
 
 MIB = 1 << 20
 LINES = b"".join(b"%099d\n" % i for i in range(300_000))  # more than one connection's buffers hold, the kernel's too
 
-# The message b"shrink" lets the kernel's buffer for the answers to later clients hold next to nothing.
-SHRINKING = f"""
-{LISTENER}
-def reply(message):
-    if message == b"shrink":
-        one = socket.socket(fileno=listener())
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        one.detach()
-    return b"system: " + message
-"""
+PIDFD_GETFD = 438  # on every Linux
+
+
+def their_listener(server: RunningServer) -> socket.socket:
+    """The very socket that a server listens on; see pidfd_getfd(2)."""
+    pidfd = os.pidfd_open(server.process.pid)
+    sockets = [
+        path for path in Path(f"/proc/{server.process.pid}/fd").iterdir() if os.readlink(path).startswith("socket:")
+    ]
+    try:
+        for path in sockets:
+            one = socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(path.name), 0))
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return one
+            one.close()
+    finally:
+        os.close(pidfd)
+    raise AssertionError("the server has no listener, or its descriptors may not be taken")
+
+
+def shrink(server: RunningServer) -> None:
+    """Lets the kernel's buffer for the answers to later clients hold next to nothing."""
+    with their_listener(server) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
 
 @pytest.mark.tool("strace")
 def test_a_kernel_that_takes_little_at_a_time(serve: Serve, poller: str, tmp_path: Path) -> None:
     """Answers that are written in many small pieces arrive whole: no byte is left out, none is sent twice."""
-    (tmp_path / "shrinking.py").write_text(SHRINKING)
-    server = serve("--framing", "line", "--hook", "shrinking:reply", "--poller", poller)
+    server = serve("--framing", "line", "--poller", poller)
     lines = b"".join(b"%d" % i * 50 + b"\n" for i in range(3_000))
-    with Witness(server, framing="line"):
-        assert server.exchange(b"shrink\n") == b"system: shrink\n"
-        with narrow_client(server, 8_192) as client, traced(server, tmp_path / "calls", "sendto"):
-            assert exchange(client, lines) == answers_to_lines(lines)
+    shrink(server)
+    with (
+        Witness(server, framing="line"),
+        narrow_client(server, 8_192) as client,
+        traced(server, tmp_path / "calls", "sendto"),
+    ):
+        assert exchange(client, lines) == answers_to_lines(lines)
     sizes = [int(found) for found in re.findall(r"NULL, 0\) = (\d+)", (tmp_path / "calls").read_text())]
     assert sum(100 < size < 5_000 for size in sizes) > 20
 
@@ -45,18 +63,16 @@ def test_a_kernel_that_takes_little_at_a_time(serve: Serve, poller: str, tmp_pat
 @pytest.mark.tool("strace")
 def test_a_write_of_two_pieces_ends_within_either(serve: Serve, tmp_path: Path) -> None:
     """A long answer is written with the short ones before it, in one call; what that leaves of either comes later."""
-    slow = "    time.sleep(0.3 * message.startswith(b'wait'))\n    return reply(message)\n"
-    (tmp_path / "shrinking.py").write_text(f"{SHRINKING}\nimport time\n\ndef slow(message):\n{slow}")
-    server = serve("--framing", "line", "--hook", "shrinking:slow")
-    assert server.exchange(b"shrink\n") == b"system: shrink\n"
+    server = serve("--framing", "line")
+    shrink(server)
     with traced(server, tmp_path / "calls", "sendmsg"):
         for sizes in ([900, 40_000, 5], [7_000, 7_000, 7_000, 20_000]):
             lines = b"".join(b"%d" % i * size + b"\n" for i, size in enumerate(sizes))
             with narrow_client(server, 8_192) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
-                client.sendall(b"wait %d\n" % len(sizes))
-                server.wait_for(f"Received: wait {len(sizes)}")  # what is sent now is read at once, later
-                assert exchange(client, lines) == answers_to_lines(b"wait %d\n" % len(sizes) + lines)
+                with paused(server):  # so that all is read at once
+                    client.sendall(lines)
+                assert exchange(client, b"") == answers_to_lines(lines)
     calls = re.findall(r"iov_len=(\d+)\}.*iov_len=(\d+)\}.* = (\d+)$", (tmp_path / "calls").read_text(), re.MULTILINE)
     (first, second, written), (first_too, _, written_too) = [[int(number) for number in call] for call in calls]
     assert first < written < first + second
@@ -140,22 +156,19 @@ def what_came(client: socket.socket) -> bytes:
 
 
 @linux
-def test_a_crowd_of_stalled_readers_has_a_ceiling(serve: Serve, tmp_path: Path) -> None:
+def test_a_crowd_of_stalled_readers_has_a_ceiling(serve: Serve) -> None:
     """--max-buffered bounds what waits for all clients together: some are closed, the others get everything."""
-    (tmp_path / "shrinking.py").write_text(SHRINKING)
-    options = ["--max-buffered", "1M", "--log-rate", "0"]
-    server = serve("--framing", "line", "--hook", "shrinking:reply", *options)
-    with Witness(server, framing="line") as witness:
-        assert server.exchange(b"shrink\n") == b"system: shrink\n"
-        with crowd(300, lambda: narrow_client(server, 8_192)) as clients:
-            wait_until_read(witness)
-            before = own_bytes(server.process.pid)
-            for client in clients:
-                with contextlib.suppress(ConnectionError):  # it has been closed
-                    client.sendall(LINES[:40_000])
-            wait_until_read(witness)
-            grown = own_bytes(server.process.pid) - before
-            answers = [what_came(client) for client in clients]
+    server = serve("--framing", "line", "--max-buffered", "1M", "--log-rate", "0")
+    shrink(server)
+    with Witness(server, framing="line") as witness, crowd(300, lambda: narrow_client(server, 8_192)) as clients:
+        wait_until_read(witness)
+        before = own_bytes(server.process.pid)
+        for client in clients:
+            with contextlib.suppress(ConnectionError):  # it has been closed
+                client.sendall(LINES[:40_000])
+        wait_until_read(witness)
+        grown = own_bytes(server.process.pid) - before
+        answers = [what_came(client) for client in clients]
     server.finish()
     assert grown < 3 * MIB
     assert all(answers_to_lines(LINES[:40_000]).startswith(one) for one in answers)
