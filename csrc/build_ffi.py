@@ -5,6 +5,7 @@ Strict warnings are the Makefile's business: a stranger's newer compiler must no
 
 import os
 import shlex
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -33,13 +34,15 @@ def compile_args() -> list[str]:
     return ["-std=gnu11", "-fvisibility=hidden", *([] if chosen else ["-O2"])]
 
 
+DLSYM = ["dl"] if sys.platform == "linux" else []  # glibc before 2.34 has it in a library of its own
+
 ffi = FFI()
 ffi.cdef(cdef())
 ffi.set_source(
     "kqnative._kq",
     '#include "api.h"\n',
     sources=[*files("poller/*.c"), *files("core/*.c"), *files("server/*.c"), *files("load/*.c")],
-    libraries=["m"],
+    libraries=["m", *DLSYM],
     include_dirs=[HERE.relative_to(ROOT).as_posix()],
     depends=[*files("**/*.h"), *files("*.py")],
     define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED_API else [],

@@ -216,6 +216,16 @@ BUGS = {
         "    for (; i < batch->count && batch->entries[i].conn == conn; i++) {",
         "    for (; i < batch->count; i++) {",
     ),
+    "a hook's answers are taken to lie behind each other": Bug(
+        "server/reply.c",
+        "    if (run->answers > 0 && run->bytes + run->len != answer)\n",
+        "    if (run->answers < 0)\n",
+    ),
+    "answers before one that failed are left out": Bug(
+        "server/reply.c",
+        "            put_run(worker, conn, &run);\n            fail(",
+        "            run = (struct run){0};\n            fail(",
+    ),
     "a client that is handed over is not counted": Bug(
         "server/worker.c",
         "        worker->stats.handed_over--;\n",

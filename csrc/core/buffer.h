@@ -46,13 +46,15 @@ void kqn_pool_give(struct kqn_pool *pool, struct kqn_buffer *buffer); /* NULL is
  * 0; or with nothing changed -ENOMEM, or -ENOBUFS: the pool's limit. Both blocks count until the bytes have moved. */
 int kqn_pool_reserve(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra);
 
-/* The same, without a call where there is room, as there mostly is for the short messages and answers of a batch. */
+/* kqn_pool_reserve(), which is called only where there is no room: seldom so for the short messages and answers of a
+ * batch. */
 static inline int kqn_pool_make_room(struct kqn_pool *pool, struct kqn_buffer **buffer, size_t extra)
 {
     bool has_room = *buffer && (*buffer)->capacity - (*buffer)->end >= extra;
     return has_room ? 0 : kqn_pool_reserve(pool, buffer, extra);
 }
 
+/* Makes room for these bytes, and appends them. */
 static inline int kqn_pool_append(struct kqn_pool *pool, struct kqn_buffer **buffer, const void *bytes, size_t len)
 {
     int rc = kqn_pool_make_room(pool, buffer, len);

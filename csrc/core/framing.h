@@ -108,7 +108,7 @@ static inline size_t kqn_framing_missing(const struct kqn_framing *framing, cons
     return whole > len ? whole - len : 0;
 }
 
-/* Of what goes before a message. */
+/* How many bytes go before a message. */
 static inline size_t kqn_framing_header_len(enum kqn_framing_kind kind)
 {
     return kind == KQN_FRAMING_U32 ? KQN_U32_HEADER_BYTES : 0;

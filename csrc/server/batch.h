@@ -22,7 +22,7 @@ enum {
 };
 
 enum {
-    KQN_BATCH_LARGE_ANSWER = 64 * 1024, /* bytes from which an answer has a buffer of its own */
+    KQN_BATCH_LARGE_ANSWER = 64 * 1024, /* bytes that a hook returns, from which an answer has a buffer of its own */
 };
 
 enum kqn_verdict {

@@ -23,7 +23,7 @@ struct hook {
 typedef PyObject *vectorcall(PyObject *callable, PyObject *const *arguments, size_t count, PyObject *keywords);
 static vectorcall *call_vector;
 
-/* Calls a function with one argument. The place before that is for the callable to use, which spares a method a copy. */
+/* Calls a function with one argument. The place before that is for the callable to use, which spares a bound method a copy. */
 static inline PyObject *call(PyObject *callable, PyObject *argument)
 {
     static const size_t has_place_before = (size_t)1 << (8 * sizeof(size_t) - 1); /* PY_VECTORCALL_ARGUMENTS_OFFSET */

@@ -36,7 +36,7 @@ static inline void kqn_output_commit(struct kqn_worker *worker, const struct kqn
  * memory the connection ends. */
 void kqn_output_put(struct kqn_worker *worker, struct kqn_conn *conn, const void *bytes, size_t len);
 
-/* What has been put since the last answers were so many. */
+/* What has been put since this was last said makes up so many answers. */
 void kqn_output_answers_done(struct kqn_worker *worker, struct kqn_conn *conn, uint32_t answers);
 
 /* Writes what has been placed, or leaves it to the next WRITE event where bytes wait already. To be called before

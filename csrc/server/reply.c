@@ -23,7 +23,7 @@ static bool put_header(struct kqn_worker *worker, struct kqn_conn *conn, size_t 
     return true;
 }
 
-/* Puts behind an answer the ending that its line had. */
+/* The end of an answer that was put in parts. */
 static void put_ending(struct kqn_worker *worker, struct kqn_conn *conn, size_t ending_len)
 {
     static const char crlf[] = "\r\n";
@@ -238,30 +238,28 @@ size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, cons
     return used;
 }
 
-/* Answers of one connection that lie one behind the other, ready to be sent. */
+/* Answers of one connection that lie one behind the other in the batch. */
 struct run {
     const uint8_t *bytes;
     size_t len;
     uint32_t answers;
 };
 
-static void send_run(struct kqn_worker *worker, struct kqn_conn *conn, struct run *run)
+static void put_run(struct kqn_worker *worker, struct kqn_conn *conn, struct run *run)
 {
-    if (run->answers > 0 && !conn->out && conn->state != KQN_CONN_ENDED) {
-        kqn_output_send(worker, conn, run->bytes, run->len, run->answers);
-    } else if (run->answers > 0) {
+    if (run->answers > 0) {
         kqn_output_put(worker, conn, run->bytes, run->len);
         kqn_output_answers_done(worker, conn, run->answers);
     }
     *run = (struct run){0};
 }
 
-/* Lengthens the run by this answer; what it doesn't lie behind is sent before. */
+/* Lengthens the run by this answer, or begins another where it lies elsewhere. */
 static void add_to_run(struct kqn_worker *worker, const struct kqn_batch_entry *entry, struct run *run)
 {
     const uint8_t *answer = kqn_batch_answer(&worker->batch, entry);
     if (run->answers > 0 && run->bytes + run->len != answer)
-        send_run(worker, entry->conn, run);
+        put_run(worker, entry->conn, run);
     if (run->answers == 0)
         run->bytes = answer;
     run->len += entry->answer_len;
@@ -292,7 +290,7 @@ static int carry_out(struct kqn_worker *worker, int i)
             worker->stats.declined++;
             break;
         case KQN_VERDICT_FAILED:
-            send_run(worker, conn, &run);
+            put_run(worker, conn, &run);
             fail(worker, conn);
             break;
         case KQN_VERDICT_UNANSWERED:
@@ -300,7 +298,8 @@ static int carry_out(struct kqn_worker *worker, int i)
             break;
         }
     }
-    send_run(worker, conn, &run);
+    put_run(worker, conn, &run);
+    kqn_output_flush(worker, conn);
     kqn_conn_settle(worker, conn);
     return i;
 }

@@ -232,6 +232,36 @@ static void batch_follows_its_hook(void)
     kqn_batch_close(&batch);
 }
 
+/* An answer lies in the batch as it will be sent: with its length before it, or its line's ending behind it. */
+static void batch_holds_answers_as_sent(void)
+{
+    static const struct {
+        enum kqn_framing_kind framing;
+        size_t ending_len;
+        const char *sent;
+        size_t len;
+    } cases[] = {
+        {KQN_FRAMING_STREAM, 0, "xyz", 3},   {KQN_FRAMING_LINE, 0, "xyz", 3},        {KQN_FRAMING_LINE, 1, "xyz\n", 4},
+        {KQN_FRAMING_LINE, 2, "xyz\r\n", 5}, {KQN_FRAMING_U32, 0, "\0\0\0\3xyz", 7},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct kqn_batch batch;
+        struct kqn_conn conn = {0};
+        const struct kqn_frame frame = {
+            .message = (const uint8_t *)"m", .message_len = 1, .ending_len = cases[i].ending_len};
+        CHECK_INT(kqn_batch_open(&batch, cases[i].framing), 0);
+        for (int entry = 0; entry < 2; entry++) {
+            CHECK_INT(kqn_batch_add(&batch, &conn, &frame), 0);
+            CHECK_INT(kqn_batch_set_answer(&batch, entry, "xyz", 3), 0);
+            CHECK_INT(batch.entries[entry].answer_len, cases[i].len);
+            CHECK_INT(batch.entries[entry].answer_at, (size_t)entry * cases[i].len);
+            CHECK(memcmp(kqn_batch_answer(&batch, &batch.entries[entry]), cases[i].sent, cases[i].len) == 0);
+        }
+        kqn_batch_clear(&batch);
+        kqn_batch_close(&batch);
+    }
+}
+
 static void batch_grows_for_one_message(void)
 {
     struct kqn_batch batch;
@@ -325,6 +355,7 @@ static const struct {
     {"at rate 0 nothing is written and nothing missed", journal_rate_0_is_silent},
     {"an inbox is first in, first out, and says when it is full", inbox_is_first_in_first_out},
     {"a batch is bounded, but for one message that is longer", batch_grows_for_one_message},
+    {"a batch holds answers as they will be sent", batch_holds_answers_as_sent},
     {"a batch is as long as its hook is quick", batch_follows_its_hook},
     {"a template's parts, and where it is wrong", template_parts},
     {"a template that surrounds the message", template_that_surrounds},
