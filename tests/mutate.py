@@ -34,7 +34,14 @@ LIMITED = ["/bin/sh", "-c", 'test "$1" = refuse || ulimit -v 4000000; shift; exe
 TIMEOUT_FACTOR = 5  # of what the judge takes when nothing is wrong
 FILES = ("csrc/core/framing.h", "csrc/server/reply.c", "csrc/server/connection.c", "csrc/poller/knotes.c")
 # Of a header, the files that have its functions in their code; whoever else includes it has the sound one.
-USERS = {"csrc/core/framing.h": ("csrc/server/connection.c", "csrc/server/reply.c", "tests/c/framing.c")}
+USERS = {
+    "csrc/core/framing.h": (
+        "csrc/server/batch.c",
+        "csrc/server/connection.c",
+        "csrc/server/reply.c",
+        "tests/c/framing.c",
+    )
+}
 
 TOKEN = re.compile(
     r"""(?P<skip>\s+|/\*.*?\*/|//[^\n]*|\#(?:[^\n]|\\\n)*)

@@ -218,13 +218,13 @@ BUGS = {
     ),
     "a hook's answers are taken to lie behind each other": Bug(
         "server/reply.c",
-        "    if (run->answers > 0 && run->bytes + run->len != answer)\n",
-        "    if (run->answers < 0)\n",
+        "    if (run->end != answer)\n",
+        "    if (run->answers == 0)\n",
     ),
     "answers before one that failed are left out": Bug(
         "server/reply.c",
         "            put_run(worker, conn, &run);\n            fail(",
-        "            run = (struct run){0};\n            fail(",
+        "            run = (struct run){.answers = 0};\n            fail(",
     ),
     "a client that is handed over is not counted": Bug(
         "server/worker.c",

@@ -217,20 +217,15 @@ size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, cons
     const struct kqn_framing line = {KQN_FRAMING_LINE, max_message};
     const struct kqn_framing u32 = {KQN_FRAMING_U32, max_message};
     const struct kqn_framing stream = {KQN_FRAMING_STREAM, max_message};
-    size_t used = 0;
+    size_t used;
     worker->answering = conn;
     conn->has_more = false;
-    switch (worker->server->framing.kind) {
-    case KQN_FRAMING_LINE:
+    if (worker->server->framing.kind == KQN_FRAMING_LINE)
         used = answer_messages(worker, conn, &line, bytes, len, at_end, scanned);
-        break;
-    case KQN_FRAMING_U32:
+    else if (worker->server->framing.kind == KQN_FRAMING_U32)
         used = answer_messages(worker, conn, &u32, bytes, len, at_end, scanned);
-        break;
-    case KQN_FRAMING_STREAM:
+    else
         used = answer_messages(worker, conn, &stream, bytes, len, at_end, scanned);
-        break;
-    }
     kqn_output_flush(worker, conn);
     worker->answering = NULL;
     if (conn->state > KQN_CONN_DRAINING && !worker->orphaned)
@@ -241,28 +236,28 @@ size_t kqn_reply_messages(struct kqn_worker *worker, struct kqn_conn *conn, cons
 /* Answers of one connection that lie one behind the other in the batch. */
 struct run {
     const uint8_t *bytes;
-    size_t len;
+    const uint8_t *end;
     uint32_t answers;
 };
 
 static void put_run(struct kqn_worker *worker, struct kqn_conn *conn, struct run *run)
 {
     if (run->answers > 0) {
-        kqn_output_put(worker, conn, run->bytes, run->len);
+        kqn_output_put(worker, conn, run->bytes, (size_t)(run->end - run->bytes));
         kqn_output_answers_done(worker, conn, run->answers);
     }
-    *run = (struct run){0};
+    *run = (struct run){.answers = 0};
 }
 
 /* Lengthens the run by this answer, or begins another where it lies elsewhere. */
 static void add_to_run(struct kqn_worker *worker, const struct kqn_batch_entry *entry, struct run *run)
 {
     const uint8_t *answer = kqn_batch_answer(&worker->batch, entry);
-    if (run->answers > 0 && run->bytes + run->len != answer)
+    if (run->end != answer)
         put_run(worker, entry->conn, run);
     if (run->answers == 0)
         run->bytes = answer;
-    run->len += entry->answer_len;
+    run->end = answer + entry->answer_len;
     run->answers++;
 }
 
@@ -278,7 +273,7 @@ static int carry_out(struct kqn_worker *worker, int i)
 {
     const struct kqn_batch *batch = &worker->batch;
     struct kqn_conn *conn = batch->entries[i].conn;
-    struct run run = {0};
+    struct run run = {.answers = 0};
     for (; i < batch->count && batch->entries[i].conn == conn; i++) {
         const struct kqn_batch_entry *entry = &batch->entries[i];
         conn->in_batch--;

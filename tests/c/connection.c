@@ -434,6 +434,117 @@ static void no_room_for_what_waits(void)
     stop(0);
 }
 
+/* Starts a server of this framing, sends it a message, and takes the answer that it should give. */
+static void check_answer(enum kqn_framing_kind framing, const char *reply, const char *message, const char *answer)
+{
+    char received[64] = "";
+    struct kqn_settings settings = settings_of(reply, 0);
+    settings.framing = framing;
+    client = connect_client(open_server(&settings));
+    send_text(message);
+    CHECK_INT(recv(client, received, strlen(answer), MSG_WAITALL), strlen(answer));
+    CHECK(strcmp(received, answer) == 0);
+    CHECK_INT(stop(0).answered, 1);
+}
+
+static void templates_of_single_bytes(void)
+{
+    check_answer(KQN_FRAMING_LINE, "<{message}>", "ab\r\n", "<ab>\r\n");
+    check_answer(KQN_FRAMING_LINE, "<{message}", "ab\n", "<ab\n");
+    check_answer(KQN_FRAMING_STREAM, "<{message}>", "ab", "<ab>");
+}
+
+/* A frame that a template repeats so often that no length says how long the answer is. */
+static void answer_that_no_length_says(void)
+{
+    enum {
+        REPEATED = 1100,
+        FRAME = 1000000
+    };
+    static const char part[] = "{message}";
+    static char reply[REPEATED * (sizeof(part) - 1) + 1];
+    static uint8_t frame[KQN_U32_HEADER_BYTES + FRAME];
+    char byte;
+    for (size_t i = 0; i < REPEATED; i++)
+        memcpy(reply + i * (sizeof(part) - 1), part, sizeof(part) - 1);
+    struct kqn_settings settings = settings_of(reply, 0);
+    settings.framing = KQN_FRAMING_U32;
+    settings.max_message = FRAME;
+    client = connect_client(open_server(&settings));
+    kqn_framing_put_u32(frame, FRAME);
+    send_bytes(frame, sizeof(frame));
+    CHECK_INT(recv(client, &byte, 1, 0), 0);
+    struct kqn_stats stats = stop(0);
+    CHECK_INT(stats.failed, 1);
+    CHECK_INT(stats.closed[KQN_REASON_TOO_LONG], 1);
+}
+
+enum {
+    BATCHES_MAX = 64,
+};
+static int batch_counts[BATCHES_MAX];
+static int batches;
+static int64_t first_batch_ms; /* that the hook takes for the first one */
+
+/* Answers each message with nothing. */
+static void answer_empty(void *context, struct kqn_batch *batch)
+{
+    (void)context;
+    if (batches == 0)
+        sleep_ms(first_batch_ms);
+    if (batches < BATCHES_MAX)
+        batch_counts[batches++] = batch->count;
+    for (int i = 0; i < batch->count; i++)
+        CHECK_INT(kqn_batch_set_answer(batch, i, "", 0), 0);
+}
+
+/* How many messages the second batch has, where the first one is full and takes so long. */
+static int second_batch(int64_t first_ms)
+{
+    static char lines[KQN_HOOK_MESSAGES_PER_EVENT];
+    memset(lines, '\n', sizeof(lines));
+    hook = answer_empty;
+    batches = 0;
+    first_batch_ms = first_ms;
+    start("", 0);
+    send_bytes(lines, sizeof(lines));
+    receive(sizeof(lines));
+    stop(0);
+    hook = NULL;
+    CHECK_INT(batch_counts[0], KQN_BATCH_FIRST_MESSAGES);
+    return batch_counts[1];
+}
+
+static void batches_follow_the_clock(void)
+{
+    CHECK_INT(second_batch(30), KQN_BATCH_FIRST_MESSAGES / 2);
+    CHECK(second_batch(0) >= KQN_BATCH_FIRST_MESSAGES); /* twice as many, where the machine is quick, too */
+}
+
+static void no_memory_for_a_batch(void)
+{
+    enum {
+        FRAME = 2 * KQN_BATCH_BYTES
+    };
+    static uint8_t frame[KQN_U32_HEADER_BYTES + FRAME];
+    struct kqn_settings settings = settings_of("", 0);
+    char byte;
+    hook = answer_empty;
+    settings.framing = KQN_FRAMING_U32;
+    settings.max_message = FRAME;
+    client = connect_client(open_server(&settings));
+    send_bytes(frame, KQN_U32_HEADER_BYTES); /* of no byte */
+    receive(KQN_U32_HEADER_BYTES);
+    server->workers[0].batch.pool.limit_bytes = 1;
+    kqn_framing_put_u32(frame, FRAME);
+    send_bytes(frame, sizeof(frame));
+    CHECK(recv(client, &byte, 1, 0) <= 0);
+    struct kqn_stats stats = stop(0);
+    hook = NULL;
+    CHECK_INT(stats.unanswered, 1);
+    CHECK_INT(stats.closed[KQN_REASON_ERROR], 1);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -453,6 +564,10 @@ static const struct {
     {"a hook that fails ends those too that wait for their turn", failing_hook_amid_a_long_read},
     {"of two reasons to end the first one is told", first_reason_of_two},
     {"a long message that is not read on has no room made for it", no_room_for_what_waits},
+    {"a template's single bytes stand around a message", templates_of_single_bytes},
+    {"an answer longer than a length can say ends its connection", answer_that_no_length_says},
+    {"a batch is as long as the clock says that its hook is quick", batches_follow_the_clock},
+    {"a message for which a batch has no memory ends its connection", no_memory_for_a_batch},
 };
 
 int main(void)
