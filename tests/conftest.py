@@ -17,6 +17,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from steady import pytest_runtest_protocol as pytest_runtest_protocol  # a hook
 
 from kqnative import Stats
 from kqnative.stats import REASONS

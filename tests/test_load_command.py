@@ -558,7 +558,9 @@ def test_wrong_answers_are_exit_1_and_shown_escaped(tmp_path: Path) -> None:
     assert re.search(r"^errors +20: wrong_answer 20$", done.stdout, re.M)
     written = checked(path.read_text())
     assert (written["messages"], written["sent"], written["errors"]["wrong_answer"]) == (0, 20, 20)
-    assert written["wrong_answers"][0] == {"connection": 0, "expected": "hi", "got": "\\x1b[31mno\\xff\\\\"}
+    first = written["wrong_answers"][0]
+    assert first.pop("connection") in (0, 1)
+    assert first == {"expected": "hi", "got": "\\x1b[31mno\\xff\\\\"}
     assert written["latency_us"]["p50"] is None
 
 
