@@ -9,8 +9,7 @@
 #include "core/sys.h"
 
 enum {
-    BLOCK_BYTES = 64 * 1024, /* short messages are repeated until they fill so much */
-    BLOCK_SLOTS = 4096,      /* or are so many */
+    REPEATED_BYTES_MAX = 64 * 1024, /* of the messages that stand in the block a second time, or oftener */
 };
 
 static size_t header_len(enum kqn_framing_kind framing)
@@ -36,26 +35,43 @@ static uint8_t *put_framed(enum kqn_framing_kind framing, uint8_t *out, const ui
     return out;
 }
 
+static size_t framed_len(const struct kqn_load_settings *settings, size_t slot)
+{
+    size_t body_len = settings->body_lens[slot % settings->body_count];
+    return header_len(settings->framing) + body_len + ending_len(settings->framing);
+}
+
+/* How many messages are sent together: the depth's, if so much may be repeated. */
+static uint32_t count_together(const struct kqn_load_settings *settings)
+{
+    uint32_t count = 1;
+    size_t repeated = framed_len(settings, 0);
+    while (count < (uint32_t)settings->depth && repeated <= REPEATED_BYTES_MAX) {
+        repeated += framed_len(settings, count);
+        count++;
+    }
+    return count;
+}
+
 static int fill_block(struct kqn_messages *messages, const struct kqn_load_settings *settings)
 {
-    size_t once = settings->body_count * (header_len(messages->framing) + ending_len(messages->framing));
-    for (size_t i = 0; i < settings->body_count; i++)
-        once += settings->body_lens[i];
-    size_t copies = 1;
-    while ((copies + 1) * once <= BLOCK_BYTES && (copies + 1) * settings->body_count <= BLOCK_SLOTS)
-        copies++;
-    messages->slot_count = (uint32_t)(copies * settings->body_count);
-    messages->block = kqn_sys_alloc(copies * once);
-    messages->ends = kqn_sys_alloc((messages->slot_count + 1) * sizeof(*messages->ends));
-    if (!messages->block || !messages->ends)
+    messages->slot_count = (uint32_t)settings->body_count;
+    messages->span_max = count_together(settings);
+    size_t slots = settings->body_count + messages->span_max - 1;
+    size_t block_len = 0;
+    for (size_t slot = 0; slot < slots; slot++)
+        block_len += framed_len(settings, slot);
+    messages->block = kqn_sys_alloc(block_len);
+    messages->starts = kqn_sys_alloc((slots + 1) * sizeof(*messages->starts));
+    if (!messages->block || !messages->starts)
         return -ENOMEM;
     uint8_t *end = messages->block;
-    for (uint32_t slot = 0; slot < messages->slot_count; slot++) {
+    for (size_t slot = 0; slot < slots; slot++) {
         size_t body = slot % settings->body_count;
-        messages->ends[slot] = (size_t)(end - messages->block);
+        messages->starts[slot] = (size_t)(end - messages->block);
         end = put_framed(messages->framing, end, settings->bodies[body], settings->body_lens[body]);
     }
-    messages->ends[messages->slot_count] = (size_t)(end - messages->block);
+    messages->starts[slots] = block_len;
     return 0;
 }
 
@@ -63,7 +79,7 @@ int kqn_messages_open(struct kqn_messages *messages, const struct kqn_load_setti
 {
     *messages = (struct kqn_messages){.framing = settings->framing, .body_pad = settings->body_pad};
     messages->has_fields = !settings->bodies;
-    messages->slot_count = UINT32_MAX;
+    messages->span_max = UINT32_MAX;
     size_t error_at;
     int rc = messages->has_fields
                  ? kqn_template_compile(&messages->template, KQN_TEMPLATE_MESSAGE, settings->message_template,
@@ -77,10 +93,10 @@ int kqn_messages_open(struct kqn_messages *messages, const struct kqn_load_setti
 void kqn_messages_close(struct kqn_messages *messages)
 {
     kqn_sys_free(messages->block);
-    kqn_sys_free(messages->ends);
+    kqn_sys_free(messages->starts);
     kqn_template_reset(&messages->template);
     messages->block = NULL;
-    messages->ends = NULL;
+    messages->starts = NULL;
 }
 
 static int append_body(const struct kqn_messages *messages, uint64_t number, uint32_t conn, struct kqn_pool *pool,

@@ -82,15 +82,13 @@ static inline void put_in_flight(struct kqn_driver *driver, struct kqn_load_conn
     }
 }
 
-/* Messages from the block, so many that it has them in one piece. */
+/* Messages from the block, at most as many as it has in one piece. */
 static inline void send_from_block(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
     const struct kqn_messages *messages = &driver->load->messages;
     size_t len;
     const uint8_t *bytes = kqn_messages_span(messages, driver->next_slot, count, &len);
-    driver->next_slot += count;
-    if (driver->next_slot == messages->slot_count)
-        driver->next_slot = 0;
+    driver->next_slot = (driver->next_slot + count) % messages->slot_count;
     put_in_flight(driver, conn, count);
     write_some(driver, conn, bytes, len);
 }
@@ -135,9 +133,8 @@ send_made(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 static inline uint32_t send_piece(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
     struct kqn_load *load = driver->load;
-    uint32_t slots_left = load->messages.slot_count - driver->next_slot;
-    if (count > slots_left)
-        count = slots_left;
+    if (count > load->messages.span_max)
+        count = load->messages.span_max;
     if (driver->counts_down && (count = kqn_load_take_messages(load, count)) == 0)
         return 0;
     if (load->messages.has_fields)
@@ -157,7 +154,7 @@ void kqn_load_conn_fill(struct kqn_driver *driver, struct kqn_load_conn *conn)
     do {
         room = kqn_driver_sends(driver) ? kqn_load_conn_room(driver, conn) : 0;
         sent = room > 0 ? send_piece(driver, conn, room) : 0;
-    } while (sent > 0 && sent < room); /* the block of messages had its end there */
+    } while (sent > 0 && sent < room); /* the block has no more of them in one piece */
 }
 
 void kqn_load_conn_write_on(struct kqn_driver *driver, struct kqn_load_conn *conn)

@@ -419,42 +419,22 @@ static void check_framed(enum kqn_framing_kind framing, const uint8_t *framed, s
     free(expected);
 }
 
-static void check_slots(const struct kqn_messages *messages, const struct kqn_load_settings *settings)
+/* Spans of every length from every slot on: each byte is that of the messages in turn. */
+static void check_spans(const struct kqn_messages *messages, const struct kqn_load_settings *settings)
 {
-    size_t count = settings->body_count;
-    size_t rest_len, len;
-    kqn_messages_span(messages, 0, messages->slot_count, &rest_len);
     for (uint32_t slot = 0; slot < messages->slot_count; slot++) {
-        const uint8_t *framed = kqn_messages_span(messages, slot, 1, &len);
-        const char *body = (const char *)settings->bodies[slot % count];
-        check_framed(settings->framing, framed, len, body, settings->body_lens[slot % count]);
-        size_t to_the_end;
-        CHECK(kqn_messages_span(messages, slot, messages->slot_count - slot, &to_the_end) == framed);
-        CHECK_INT(to_the_end, rest_len);
-        rest_len -= len;
-    }
-    CHECK_INT(rest_len, 0);
-}
-
-/* Sends spans of every length up to the block's end, and begins again behind it: each byte is that of the messages in
- * turn. */
-static void check_wrap_around(const struct kqn_messages *messages, const struct kqn_load_settings *settings)
-{
-    uint32_t slot = 0, wanted = 1;
-    for (uint64_t number = 0; number < UINT64_C(3) * messages->slot_count; wanted = wanted % 11 + 1) {
-        uint32_t count = (uint32_t)smaller(wanted, messages->slot_count - slot);
-        size_t len;
-        const uint8_t *span = kqn_messages_span(messages, slot, count, &len);
-        const uint8_t *end = span + len;
-        for (uint32_t i = 0; i < count; i++, number++) {
-            size_t one;
-            CHECK(kqn_messages_span(messages, slot + i, 1, &one) == span);
-            const char *body = (const char *)settings->bodies[number % settings->body_count];
-            check_framed(settings->framing, span, one, body, settings->body_lens[number % settings->body_count]);
-            span += one;
+        size_t len, one;
+        const uint8_t *framed = kqn_messages_span(messages, slot, messages->span_max, &len);
+        const uint8_t *end = framed + len;
+        for (uint32_t i = 0; i < messages->span_max; i++) {
+            CHECK(kqn_messages_span(messages, slot, i, &len) + len == framed);
+            CHECK(kqn_messages_span(messages, slot + i, 1, &one) == framed);
+            size_t body = (slot + i) % settings->body_count;
+            check_framed(settings->framing, framed, one, (const char *)settings->bodies[body],
+                         settings->body_lens[body]);
+            framed += one;
         }
-        CHECK(span == end);
-        slot = (slot + count) % messages->slot_count;
+        CHECK(framed == end);
     }
 }
 
@@ -465,7 +445,7 @@ static void check_bodies(const struct kqn_messages *messages, const struct kqn_l
     struct kqn_pool pool = {0};
     struct kqn_buffer *made = NULL;
     for (size_t i = 0; i < COUNT(numbers); i++) {
-        size_t at = (size_t)(numbers[i] % slots % settings->body_count);
+        size_t at = (size_t)(numbers[i] % slots);
         size_t len = 0;
         const uint8_t *body = kqn_messages_body(messages, numbers[i], 5, &pool, &made, &len);
         CHECK_INT(len, settings->body_lens[at]);
@@ -475,26 +455,26 @@ static void check_bodies(const struct kqn_messages *messages, const struct kqn_l
     kqn_pool_reset(&pool);
 }
 
-/* Checks the block that these messages make in each framing; returns the slots of the last one. */
-static uint32_t check_block(const char *const *bodies, const size_t *lens, size_t count)
+/* Checks the block that these messages make in each framing; returns the longest span of the last one. */
+static uint32_t check_block(const char *const *bodies, const size_t *lens, size_t count, int depth)
 {
     struct kqn_messages messages = {0};
-    uint32_t slot_count = 0;
+    uint32_t span_max = 0;
     for (int framing = 0; framing < FRAMINGS; framing++) {
-        struct kqn_load_settings settings = {.framing = (enum kqn_framing_kind)framing, .body_count = count};
+        struct kqn_load_settings settings = {
+            .framing = (enum kqn_framing_kind)framing, .body_count = count, .depth = depth};
         settings.bodies = (const uint8_t *const *)(const void *)bodies;
         settings.body_lens = lens;
         if (!CHECK_INT(kqn_messages_open(&messages, &settings), 0))
             return 0;
         CHECK(!messages.has_fields);
-        CHECK(messages.slot_count > 0 && messages.slot_count % count == 0);
-        check_slots(&messages, &settings);
-        check_wrap_around(&messages, &settings);
+        CHECK_INT(messages.slot_count, count);
+        check_spans(&messages, &settings);
         check_bodies(&messages, &settings);
-        slot_count = messages.slot_count;
+        span_max = messages.span_max;
         kqn_messages_close(&messages);
     }
-    return slot_count;
+    return span_max;
 }
 
 static void messages_in_a_block(void)
@@ -503,13 +483,13 @@ static void messages_in_a_block(void)
         size_t lens[16];
         for (size_t j = 0; j < fixed_messages[i].count; j++)
             lens[j] = strlen(fixed_messages[i].bodies[j]);
-        uint32_t slot_count = check_block(fixed_messages[i].bodies, lens, fixed_messages[i].count);
-        CHECK(slot_count >= 100); /* over and over */
+        for (int depth = 1; depth <= 40; depth++)
+            CHECK_INT(check_block(fixed_messages[i].bodies, lens, fixed_messages[i].count, depth), depth);
     }
 }
 
-/* One is longer than a block is otherwise, and one is empty. */
-static void messages_longer_than_a_block(void)
+/* One is longer than all that is repeated, and one is empty. */
+static void messages_too_long_to_be_repeated(void)
 {
     enum {
         long_len = 200000
@@ -519,11 +499,12 @@ static void messages_longer_than_a_block(void)
         text[i] = (char)('a' + i % 26);
     const char *bodies[] = {"b", text, ""};
     const size_t lens[] = {1, long_len, 0};
-    CHECK_INT(check_block(bodies, lens, 3), 3);
+    CHECK_INT(check_block(bodies, lens, 3, 16), 2);
+    CHECK_INT(check_block(bodies + 1, lens + 1, 2, 16), 1);
     free(text);
 }
 
-static void more_messages_than_slots(void)
+static void more_messages_than_go_out_together(void)
 {
     enum {
         count = 5000
@@ -535,7 +516,7 @@ static void more_messages_than_slots(void)
         bodies[i] = digits + i % 31;
         lens[i] = 1 + i % 3;
     }
-    CHECK_INT(check_block(bodies, lens, count), count);
+    CHECK_INT(check_block(bodies, lens, count, 300), 300);
 }
 
 static const struct fields {
@@ -1351,9 +1332,9 @@ static const struct {
     {"answers skipped are those found one after another", answers_skipped},
     {"what is expected is copied as far as there is room", expectation_copies},
     {"each byte of an answer counts, and none more or less", expectation_variants},
-    {"messages in turn stand in a block, over and over", messages_in_a_block},
-    {"a message that is longer than a block stands once", messages_longer_than_a_block},
-    {"more messages than a block has slots", more_messages_than_slots},
+    {"messages stand in a block in turn, the first again behind the last", messages_in_a_block},
+    {"a message that is longer than a block may grow stands once", messages_too_long_to_be_repeated},
+    {"more messages than go out together", more_messages_than_go_out_together},
     {"a message with fields, sent and compared with", messages_with_fields},
     {"many messages made behind each other", messages_behind_each_other},
     {"messages filled up to 3 MB", messages_filled_up},
