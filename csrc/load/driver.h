@@ -96,6 +96,8 @@ int64_t kqn_driver_take_scheduled(struct kqn_driver *driver);
 
 void kqn_driver_push(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn);
 struct kqn_load_conn *kqn_driver_first(const struct kqn_driver *driver, enum kqn_load_queue queue); /* NULL: empty */
+/* The first of those with room for a message; those in front that have lost theirs leave the queue. */
+struct kqn_load_conn *kqn_driver_first_ready(struct kqn_driver *driver);
 void kqn_driver_pop(struct kqn_driver *driver, enum kqn_load_queue queue);
 /* Takes it out, if it is in. */
 void kqn_driver_remove(struct kqn_driver *driver, enum kqn_load_queue queue, struct kqn_load_conn *conn);
