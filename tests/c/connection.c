@@ -19,6 +19,7 @@ enum {
     LONG_PART = 5000, /* of a message: long enough to be read into where it lies */
     DRIPS_MAX = 40,
     READ_SIZE = 65536,
+    PART_READ = 16384,            /* so that a long message that has arrived takes more than one read */
     DRAIN_READ_MAX = 1024 * 1024, /* as connection.c has it */
     PATIENCE_S = 10,
 };
@@ -395,6 +396,42 @@ static void failing_hook_amid_a_long_read(void)
     CHECK_INT(stats.closed[KQN_REASON_HOOK], 1);
 }
 
+/* Fails the message "f", and answers the others with nothing. */
+static void fail_f(void *context, struct kqn_batch *batch)
+{
+    (void)context;
+    for (int i = 0; i < batch->count; i++) {
+        bool fails = batch->entries[i].message_len == 1 && *kqn_batch_message(batch, i) == 'f';
+        if (fails)
+            batch->entries[i].verdict = KQN_VERDICT_FAILED;
+        else
+            CHECK_INT(kqn_batch_set_answer(batch, i, "", 0), 0);
+    }
+}
+
+/* The verdict on the last message of a turn comes when others wait for the next one, which there is not any more. */
+static void failing_hook_at_the_end_of_a_turn(void)
+{
+    enum {
+        BEFORE = KQN_HOOK_MESSAGES_PER_EVENT - 1,
+        BEHIND = 100
+    };
+    static char lines[BEFORE + 2 + BEHIND];
+    char byte;
+    memset(lines, '\n', sizeof(lines));
+    lines[BEFORE] = 'f';
+    hook = fail_f;
+    start("", 0);
+    send_bytes(lines, sizeof(lines));
+    receive(BEFORE);
+    CHECK_INT(recv(client, &byte, 1, 0), 0);
+    struct kqn_stats stats = stop(0);
+    hook = NULL;
+    CHECK_INT(stats.failed, 1);
+    CHECK_INT(stats.unanswered, BEHIND);
+    CHECK_INT(stats.closed[KQN_REASON_HOOK], 1);
+}
+
 static void first_reason_of_two(void)
 {
     static char bytes[MAX_LINE + 3];
@@ -432,6 +469,80 @@ static void no_room_for_what_waits(void)
     if (CHECK(conn && conn->out && conn->in))
         CHECK(kqn_buffer_block_bytes(conn->in) <= 4 * READ_SIZE);
     stop(0);
+}
+
+/* Answers with nothing, and takes its time if a message has one byte. */
+static void answer_single_bytes_late(void *context, struct kqn_batch *batch)
+{
+    (void)context;
+    for (int i = 0; i < batch->count; i++) {
+        if (batch->entries[i].message_len == 1)
+            sleep_ms(200);
+        CHECK_INT(kqn_batch_set_answer(batch, i, "", 0), 0);
+    }
+}
+
+/* Sends a frame of one byte, and these while the hook is busy with that: they have arrived when they are read. */
+static void send_while_busy(const uint8_t *frames, size_t len)
+{
+    static const uint8_t single[] = {0, 0, 0, 1, 'x'};
+    send_bytes(single, sizeof(single));
+    sleep_ms(50);
+    send_bytes(frames, len);
+}
+
+static void start_with_short_reads(void)
+{
+    struct kqn_settings settings = settings_of("", 0);
+    settings.framing = KQN_FRAMING_U32;
+    settings.max_message = 1000000;
+    settings.read_size = PART_READ;
+    hook = answer_single_bytes_late;
+    client = connect_client(open_server(&settings));
+    send_bytes("\0\0\0\0", KQN_U32_HEADER_BYTES);
+    receive(KQN_U32_HEADER_BYTES);
+}
+
+/* Two frames, the second one longer than a read, are one event. */
+static void long_message_that_has_arrived(void)
+{
+    enum {
+        LONG = 3 * PART_READ
+    };
+    static uint8_t frames[KQN_U32_HEADER_BYTES + 2 + KQN_U32_HEADER_BYTES + LONG];
+    struct kqn_stats before, after;
+    start_with_short_reads();
+    kqn_server_stats(server, 0, &before, 1000 * MS_NS);
+    kqn_framing_put_u32(frames, 2);
+    kqn_framing_put_u32(frames + KQN_U32_HEADER_BYTES + 2, LONG);
+    send_while_busy(frames, sizeof(frames));
+    receive(3 * KQN_U32_HEADER_BYTES);
+    sleep_ms(50); /* no further event must come */
+    kqn_server_stats(server, 0, &after, 1000 * MS_NS);
+    CHECK_INT(after.events - before.events, 2);
+    CHECK_INT(stop(0).answered, 4);
+    hook = NULL;
+}
+
+/* What is there is read at once, and room is made for that alone. */
+static void length_that_is_only_claimed(void)
+{
+    static uint8_t frame[KQN_U32_HEADER_BYTES + 3 * PART_READ];
+    struct kqn_stats before, after;
+    uint32_t index = 0;
+    start_with_short_reads();
+    kqn_server_stats(server, 0, &before, 1000 * MS_NS);
+    kqn_framing_put_u32(frame, 1000000);
+    send_while_busy(frame, sizeof(frame));
+    do {
+        sleep_ms(10);
+        kqn_server_stats(server, 0, &after, 1000 * MS_NS);
+    } while (after.bytes_in - before.bytes_in < sizeof(frame));
+    const struct kqn_conn *conn = kqn_worker_next_conn(&server->workers[0], &index);
+    if (CHECK(conn && conn->in))
+        CHECK(kqn_buffer_block_bytes(conn->in) <= 4 * PART_READ);
+    CHECK_INT(stop(0).answered, 2);
+    hook = NULL;
 }
 
 /* Starts a server of this framing, sends it a message, and takes the answer that it should give. */
@@ -562,8 +673,11 @@ static const struct {
     {"it is the others' turn after some thousand messages of one", turns_of_a_long_read},
     {"so it is in a stop, which answers all the same", stop_answers_in_turns},
     {"a hook that fails ends those too that wait for their turn", failing_hook_amid_a_long_read},
+    {"so does one that fails the last message of a turn", failing_hook_at_the_end_of_a_turn},
     {"of two reasons to end the first one is told", first_reason_of_two},
     {"a long message that is not read on has no room made for it", no_room_for_what_waits},
+    {"one that has arrived is read in one event", long_message_that_has_arrived},
+    {"one that has not has no more room than what is there", length_that_is_only_claimed},
     {"a template's single bytes stand around a message", templates_of_single_bytes},
     {"an answer longer than a length can say ends its connection", answer_that_no_length_says},
     {"a batch is as long as the clock says that its hook is quick", batches_follow_the_clock},
