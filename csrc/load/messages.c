@@ -41,14 +41,14 @@ static size_t framed_len(const struct kqn_load_settings *settings, size_t slot)
     return header_len(settings->framing) + body_len + ending_len(settings->framing);
 }
 
-/* How many messages are sent together: the depth's, if so much may be repeated. */
-static uint32_t count_together(const struct kqn_load_settings *settings)
+/* How many messages are repeated, so that with the last one before them they are as many as may be in flight. */
+static uint32_t count_repeated(const struct kqn_load_settings *settings)
 {
-    uint32_t count = 1;
-    size_t repeated = framed_len(settings, 0);
-    while (count < (uint32_t)settings->depth && repeated <= REPEATED_BYTES_MAX) {
-        repeated += framed_len(settings, count);
+    uint32_t count = 0;
+    size_t bytes = framed_len(settings, 0);
+    while (count + 1 < (uint32_t)settings->depth && bytes <= REPEATED_BYTES_MAX) {
         count++;
+        bytes += framed_len(settings, count);
     }
     return count;
 }
@@ -56,22 +56,21 @@ static uint32_t count_together(const struct kqn_load_settings *settings)
 static int fill_block(struct kqn_messages *messages, const struct kqn_load_settings *settings)
 {
     messages->slot_count = (uint32_t)settings->body_count;
-    messages->span_max = count_together(settings);
-    size_t slots = settings->body_count + messages->span_max - 1;
+    messages->slots_here = messages->slot_count + count_repeated(settings);
     size_t block_len = 0;
-    for (size_t slot = 0; slot < slots; slot++)
+    for (size_t slot = 0; slot < messages->slots_here; slot++)
         block_len += framed_len(settings, slot);
     messages->block = kqn_sys_alloc(block_len);
-    messages->starts = kqn_sys_alloc((slots + 1) * sizeof(*messages->starts));
+    messages->starts = kqn_sys_alloc((messages->slots_here + 1) * sizeof(*messages->starts));
     if (!messages->block || !messages->starts)
         return -ENOMEM;
     uint8_t *end = messages->block;
-    for (size_t slot = 0; slot < slots; slot++) {
+    for (size_t slot = 0; slot < messages->slots_here; slot++) {
         size_t body = slot % settings->body_count;
         messages->starts[slot] = (size_t)(end - messages->block);
         end = put_framed(messages->framing, end, settings->bodies[body], settings->body_lens[body]);
     }
-    messages->starts[slots] = block_len;
+    messages->starts[messages->slots_here] = block_len;
     return 0;
 }
 
@@ -79,7 +78,7 @@ int kqn_messages_open(struct kqn_messages *messages, const struct kqn_load_setti
 {
     *messages = (struct kqn_messages){.framing = settings->framing, .body_pad = settings->body_pad};
     messages->has_fields = !settings->bodies;
-    messages->span_max = UINT32_MAX;
+    messages->slots_here = UINT32_MAX;
     size_t error_at;
     int rc = messages->has_fields
                  ? kqn_template_compile(&messages->template, KQN_TEMPLATE_MESSAGE, settings->message_template,

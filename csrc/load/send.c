@@ -133,8 +133,9 @@ send_made(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 static inline uint32_t send_piece(struct kqn_driver *driver, struct kqn_load_conn *conn, uint32_t count)
 {
     struct kqn_load *load = driver->load;
-    if (count > load->messages.span_max)
-        count = load->messages.span_max;
+    uint32_t slots_left = load->messages.slots_here - driver->next_slot;
+    if (count > slots_left)
+        count = slots_left;
     if (driver->counts_down && (count = kqn_load_take_messages(load, count)) == 0)
         return 0;
     if (load->messages.has_fields)
