@@ -352,15 +352,18 @@ static void stop_answers_in_turns(void)
 {
     static char lines[3 * DRAIN_READ_MAX];
     static char bytes[65536];
+    struct kqn_stats before;
     memset(lines, '\n', sizeof(lines));
     start("", 0);
     send_bytes(lines, sizeof(lines));
+    CHECK_INT(kqn_server_stats(server, 0, &before, 1000 * MS_NS), 0);
     CHECK_INT(kqn_server_stop(server, 10000 * MS_NS), 0);
     while (recv(client, bytes, sizeof(bytes), 0) > 0)
         continue;
     struct kqn_stats stats = stop(0);
     CHECK_INT(stats.unanswered, 0);
-    CHECK(stats.messages >= DRAIN_READ_MAX);
+    /* How much has arrived by the stop is the kernel's affair: the rest lies with the client. */
+    CHECK(stats.messages - before.messages > 2 * KQN_MESSAGES_PER_EVENT);
     CHECK_INT(stats.messages, stats.bytes_in - stats.bytes_discarded);
     CHECK_INT(stats.closed[KQN_REASON_STOPPED], 1);
 }
