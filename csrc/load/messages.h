@@ -1,8 +1,8 @@
 /* messages.h: what is sent, in its framing.
  * Messages that are the same for every connection stand one behind another in one block, and the first of them again
- * behind the last, so that from each on as many as may be in flight go out in one write without a copy, as far as what is
- * repeated stays short. The block is no longer than that takes: short messages that are sent again and again stay in the
- * nearest cache. A message with fields is made when it is sent, and made again when its answer is compared. Message
+ * behind the last, so that from each on as many as may be in flight go out in one write without a copy, as far as what
+ * is repeated stays short. The block is no longer than that takes: short messages that are sent again and again stay in
+ * the nearest cache. A message with fields is made when it is sent, and made again when its answer is compared. Message
  * number n is the one in slot n % slot_count. */
 #ifndef KQN_MESSAGES_H
 #define KQN_MESSAGES_H

@@ -528,16 +528,20 @@ static void long_message_that_has_arrived(void)
     hook = NULL;
 }
 
-/* Room is made for what is there alone: for all that is claimed there would be no memory, and the connection would end. */
+/* Room is made for what is there alone. For all that is claimed there would be no memory: the connection would end. */
 static void length_that_is_only_claimed(void)
 {
     static uint8_t frame[KQN_U32_HEADER_BYTES + 2 * SHORT_READ];
+    const uint64_t sent = 2 * KQN_U32_HEADER_BYTES + 1 + sizeof(frame); /* with the two frames before it */
     start_with_short_reads(200000);
     kqn_framing_put_u32(frame, 1000000);
     send_while_busy(frame, sizeof(frame));
     receive(KQN_U32_HEADER_BYTES);
-    sleep_ms(50);
-    struct kqn_stats stats = stop(0);
+    struct kqn_stats stats = {.bytes_in = 0};
+    for (int64_t end_ms = now_ms() + PATIENCE_S * 1000; stats.bytes_in < sent && now_ms() < end_ms;)
+        kqn_server_stats(server, 0, &stats, 100 * MS_NS);
+    CHECK_INT(stats.bytes_in, sent);
+    stats = stop(0);
     hook = NULL;
     CHECK_INT(stats.answered, 2);
     CHECK_INT(stats.closed[KQN_REASON_STOPPED], 1);
